@@ -23,7 +23,7 @@ proc_name = "kvserver-gateway"
 worker_class = "kvserver.gateway.worker.GatewayWorker"
 workers = _settings.gateways
 worker_connections = 100_000  # what is too much is for the limits of open files and memory to say
-graceful_timeout = 8  # clients are told within a second, and it is over within two, unless the machine is very busy
+graceful_timeout = 8  # clients get the close within a second, and all ends within two, unless the machine is very busy
 timeout = 30  # a worker whose loop does not turn for so long is killed and replaced
 worker_tmp_dir = worker_tmp(_run_dir)
 control_socket_disable = True  # it would be one path for all servers of this user
@@ -39,7 +39,7 @@ def when_ready(server):
 
 
 def on_reload(server):
-    """In the master, before its workers are replaced: those that are told to go can say why."""
+    """In the master, before its workers are replaced: those that have to stop can say why."""
     (_run_dir / "gateway.reload").touch()
 
 

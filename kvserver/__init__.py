@@ -7,13 +7,13 @@ From the ground up; a package or module imports lower ones only (`tests/unit/tes
 - `settings`: the table of all settings, from which options, environment and manual are made.
 - `access`: tokens, what they grant, and tickets for browsers.
 - `store`: the way to the shards: messages for writes, maps for reads.
-- `web`: a client's connection to a web worker, from accepting it to the hand-over of a feed.
+- `web`: a client's connection to a web worker, from accepting it to the handover of a feed.
 - `rest`: the resources of the REST API.
 - `sdk`: client libraries of other languages, which the server hands out.
 - `description`: OpenAPI and its pages, from the tables that validate requests.
 - `app`: the REST application: which resource serves which route, and how errors are rendered.
 - `gateway`: the live feed, `/v1/feed` and `/wal`.
-- `client`: the Python client, which needs nothing of the rest.
+- `client`: the Python client, which imports nothing from the rest.
 - `transfer`: import and export by the public API.
 - `serve`: the supervisor, the processes and files it looks after, and `/metrics`.
 - `commands`: the commands other than `serve`.

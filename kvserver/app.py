@@ -5,7 +5,18 @@ from __future__ import annotations
 import falcon.asgi
 
 from kvserver.access.tickets import Tickets
-from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root, SdkFiles, SdkPage
+from kvserver.description.resources import (
+    ChapterPage,
+    Docs,
+    Error,
+    Errors,
+    OpenAPI,
+    Reference,
+    Root,
+    SdkFiles,
+    SdkPage,
+    SearchIndex,
+)
 from kvserver.http import routes as target
 from kvserver.rest.batch import BatchResource
 from kvserver.rest.kv import KeyOfVersion1
@@ -49,6 +60,9 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.READY, Ready(board, read_states))
     routes.add_route(target.OPENAPI, OpenAPI(context.tokens))
     routes.add_route(target.DOCS, Docs())
+    routes.add_route(target.CHAPTER, ChapterPage())
+    routes.add_route(target.REFERENCE, Reference())
+    routes.add_route(target.SEARCH, SearchIndex())
     routes.add_route(target.ERRORS, Errors())
     routes.add_route(target.ERROR, Error())
     routes.add_route(target.SDK, SdkPage())

@@ -107,7 +107,7 @@ class ServerSettings(ProcessSettings):
         None,
         size(1 << 10, 1 << 50),
         "BYTES",
-        "Limit of the bytes of keys and values in all shards together. A write beyond it is refused, or evicts other "
+        "Limit on the bytes of keys and values in all shards together. A write beyond it is refused, or evicts other "
         "keys: see --on-full. The overhead of maps and shards (300 to 450 bytes per key) does not count. Default: "
         "none; growth is then refused only when the map directory, the memory or the disk is full.",
     )
@@ -116,7 +116,7 @@ class ServerSettings(ProcessSettings):
         choice("reject", "evict"),
         "MODE",
         "What happens to a write beyond --max-memory: reject: it is refused with 507, and no key is lost; evict: keys "
-        "not read or written for long are deleted for it, as in a cache.",
+        "that have not been read or written for long are deleted to make room, as in a cache.",
     )
     wal_retention: int = setting(
         512 << 20,
@@ -218,13 +218,13 @@ class ServerSettings(ProcessSettings):
         "NAMES",
         "Host names that requests may use, separated by commas, in addition to localhost and IP addresses; * allows "
         "all. Others get 421: a malicious page may point its own host name to this server. Default: none on a loopback "
-        "address without tokens, else all. Behind a proxy: the names that it passes on.",
+        "address without tokens, else all. Behind a proxy, list the names that it passes on.",
     )
     no_hot_path: bool = setting(
         False,
         boolean,
         "BOOL",
-        "Handle plain reads and writes of one key without the fast path: slower, with the same answers.",
+        "Handle plain reads and writes of one key without the hot path: slower, with the same answers.",
     )
     only: str | None = setting(
         None,
@@ -243,9 +243,9 @@ class ServerSettings(ProcessSettings):
         None,
         path,
         "FILE",
-        "Token file and their grants, written by `kvserver token` or by hand. Every request then needs a token. "
+        "File with tokens and their grants, written by `kvserver token` or by hand. Every request then needs a token. "
         "Changes take effect within two seconds. Only this user and root may be able to write or replace the file. "
-        "Default: none; everybody who can connect may do everything.",
+        "Default: none; anyone who can connect may do everything.",
     )
     access_log: bool = setting(
         False,

@@ -13,13 +13,13 @@ from shards.host import logs, process, settings
 from shards.host.board import Board, BoardError
 from shards.log.files import LogError
 from shards.log.manifest import ManifestError
-from shards.maps.build import RestoreError
+from shards.maps.build import MapBuildError
 from shards.maps.layout import MapError, MapFull
 from shards.server.loop import ShardServer
 from shards.server.sockets import StartError
 from shards.wire.errors import KVError
 
-_CANNOT_START = (StartError, BoardError, RestoreError, ManifestError, MapError, MapFull, LogError, KVError, OSError)
+_CANNOT_START = (StartError, BoardError, MapBuildError, ManifestError, MapError, MapFull, LogError, KVError, OSError)
 
 log = logging.getLogger("shards")
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stop_on_signals(server: ShardServer, alone: bool) -> None:
-    """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children in order; SIGHUP means nothing
+    """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children cleanly; SIGHUP means nothing
     here."""
     reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writes)

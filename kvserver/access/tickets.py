@@ -80,8 +80,8 @@ class Tickets:
         self._board, self._tokens = board, tokens
         self._directory = board.path.with_name(DIRECTORY)
         self._next_end_ms: dict[Path, int] = {}
-        """Of tokens that had their share: when the first of their tickets ends."""
-        # Two random words that no client is ever told: of this run, and of the store.
+        """By token that has used up its share: when the first of its tickets ends."""
+        # Two random words that no client ever gets: of this run, and of the store.
         words = b"%016x%016x" % (board.id, board.facts.secret)
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
 
@@ -91,7 +91,7 @@ class Tickets:
         On a server without tokens it is only a text, since all requests are accepted.
 
         Raises `Forbidden` without a grant of `feed`; `Overloaded` if too many of this token are out, if nothing can
-        be written there, or if something else stands in the place of a directory; `InsufficientStorage`; `KVError` for
+        be written there, or if something else is in the place of a directory; `InsufficientStorage`; `KVError` for
         other errors of the system.
         """
         if not grants.feed:
@@ -205,7 +205,7 @@ def remove_ended(directory: Path, now_ms: int) -> int:
             for name in _list_names(fd):
                 if not _FILE.fullmatch(name):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # used meanwhile
+                with contextlib.suppress(FileNotFoundError):  # used in the meantime
                     end_ms = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime_ns // 1_000_000
                     if end_ms <= now_ms:
                         os.unlink(name, dir_fd=fd)
@@ -254,7 +254,7 @@ def _find_obstacle(directory: Path) -> str:
     """Say which of a token's directory and its parent is not a directory."""
     for path in (directory.parent, directory):
         if path.is_symlink() or not path.is_dir():
-            return f"{path.relative_to(directory.parent.parent)} in the run directory is no directory: remove it"
+            return f"{path.relative_to(directory.parent.parent)} in the run directory is not a directory: remove it"
     return "something stood in its place"
 
 

@@ -1,6 +1,6 @@
 """Changes to the token file that leave everything else in it as its author wrote it: comments, order, line ends.
 
-Pure but for `change_file`. Text is edited, not a document written anew, and the result is parsed to verify the edit. A
+Pure but for `change_file`. Text is edited, not a document rewritten, and the result is parsed to verify the edit. A
 library that keeps the style of a TOML document does not do: for tomlkit the comment above a token belongs to the token
 before it, so the comment goes, or stays, with the wrong one.
 """

@@ -1,6 +1,6 @@
 """Answers of batches, encoded piece by piece: joined, they are what the encoder makes of all results at once. Pure.
 
-A value stays as the store gave it until its piece is due, so an answer takes little memory beside the values, whatever
+A value stays as the store gave it until its piece is due, so an answer takes little memory besides the values, whatever
 JSON makes of them: six bytes of each control character.
 """
 
@@ -18,7 +18,7 @@ Pieces = Iterator[bytes]
 """Each is made in well under a millisecond; an empty one is a step that has nothing to write yet."""
 
 _SINGLE: Final = 32 << 10
-"""Bytes of a value from which on it is written by itself, in windows."""
+"""Bytes of a value from which on it is written separately, in windows."""
 _WINDOW: Final = 48 << 10
 """Bytes of a value that are looked at or written in one step; a multiple of 3, for Base64."""
 _PORTION_BYTES: Final = 64 << 10
@@ -42,12 +42,12 @@ class Writing(NamedTuple):
     """How one of the two formats is written.
 
     Attributes:
-        opening: makes what stands before so many results.
-        elements: encodes results as they stand in their array.
+        opening: makes what precedes so many results.
+        elements: encodes results as they appear in their array.
         show: returns the name and the form in which a small value is shown.
         large: encodes a result with a value of any size, in pieces.
-        between: what stands between results.
-        closing: what stands after all of them.
+        between: separates results.
+        closing: follows all of them.
     """
 
     opening: Callable[[int], bytes]
@@ -136,7 +136,7 @@ def _large_in_json(late: Late) -> Pieces:
 
 
 def _escaped(value: bytes) -> Pieces:
-    """Yield `value`, which is UTF-8, as it stands between the quotes of a string; no character is torn."""
+    """Yield `value`, which is UTF-8, as it appears between the quotes of a string; no character is torn."""
     decode = _text_decoder().decode
     for window in _windows(value):
         yield duplicate_names.write_json(decode(window))[1:-1]

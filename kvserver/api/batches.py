@@ -142,7 +142,7 @@ class BatchPatch(_Conditional, tag="patch", kw_only=True):
 
 
 class Envelope(Struct, forbid_unknown_fields=True):
-    """Operations, each for itself, or all or nothing: then on keys of one slot, that is with one `{tag}`."""
+    """Operations, each on its own, or all or nothing: then on keys of one slot, that is with one `{tag}`."""
 
     ops: Operations
     atomic: Atomic | UnsetType = UNSET

@@ -95,12 +95,12 @@ FEED: Final = query.table(
         MOST_SELECTED,
     ),
     Parameter("ops", _LIST, "Only these events: `put`, `touch`, `delete`, and deletes of one cause: `delete:expire`."),
-    Parameter("values", _YES_BY_DEFAULT, "Values too; without, their sizes."),
+    Parameter("values", _YES_BY_DEFAULT, "Send values; if false, their sizes."),
     Parameter("activity", FLAG, "Also requests that change nothing: reads, lists, deletes of absent keys, heartbeats."),
     Parameter("since", _OPAQUE, "Continue after this cursor; empty counts as absent. `Last-Event-ID` overrides it."),
     Parameter("snapshot", FLAG, "The state first, then changes, unless the feed can continue after a cursor."),
-    Parameter("conflate", FLAG, "Where the client is behind, only the latest put or delete of each key."),
+    Parameter("conflate", FLAG, "If the client is behind, send only the latest put or delete of each key."),
     Parameter("wait", whole_number(0, LONGEST_WAIT_S), "Seconds that a poll may wait for an event."),
-    Parameter("ticket", _OPAQUE, "Instead of a token, where no header can be sent."),
+    Parameter("ticket", _OPAQUE, "A ticket instead of a token, where no header can be sent."),
 )
 """The parameters of `/v1/feed`."""

@@ -1,6 +1,6 @@
 """Lists of keys over all shards: one cursor per shard, merged in key order, folded at delimiters. Pure.
 
-A list consists of rows. A key is a row of its own, unless it has a delimiter behind the prefix: all keys that are
+A list consists of rows. A key is a row of its own, unless it has a delimiter after the prefix: all keys that are
 equal up to the end of the first one there are one row, a prefix. A row's name is its key or that prefix. Of several
 delimiters the first is the one that ends first: then all keys that start with a folded name are folded to it, whatever
 delimiters overlap in them.

@@ -10,7 +10,7 @@ _ONE_RANGE = re.compile(
 
 
 class Unsatisfiable(Exception):
-    """The range lies behind the end."""
+    """The range starts after the end."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

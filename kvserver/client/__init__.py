@@ -8,7 +8,7 @@
 
 `AsyncClient` has the same methods for asyncio. `Client` needs urllib3 alone, `AsyncClient` needs aiohttp too.
 
-- `errors`: what was surely not done, and what may have been done.
+- `errors`: what was not done, and what may have been done.
 - `model`: what methods take and return.
 - `changes`: what watches yield.
 - `core`: the client without its connections.

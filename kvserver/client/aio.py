@@ -51,18 +51,28 @@ from kvserver.client.transport.session import AsyncStream, Session
 
 T = TypeVar("T")
 OnRetry = Callable[[KVError, int, float], None]
-"""Told before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
+"""Called before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
 
 
 class AsyncClient(AsyncLiveVerbs):
     """A connection pool to one server, for the tasks of one event loop.
 
-    `url`: else KVSERVER_URL, else http://localhost:8080. `token`: a text, or a function (a coroutine function too) that
-    returns one and is asked again when the server refuses it; else KVSERVER_TOKEN. `timeout`: seconds for one answer.
-    `patience`: seconds during which a failed request is repeated where that is safe, 0 for never. `idempotency`: send
-    an Idempotency-Key with each write, so that every write may be repeated. `connections`: most at a time; `idle`:
-    seconds after which a resting one is not used again. `ssl`: for https. `proxy`: a URL, None for none, or as the
-    environment says. `prefix`: stands before every key. Raises `ValueError` for what is no URL or token.
+    Args:
+        url: default: KVSERVER_URL, else http://localhost:8080.
+        token: a text, or a function (also a coroutine function) that returns one and is called
+            again when the server refuses it. Default: KVSERVER_TOKEN.
+        timeout: seconds for one answer.
+        patience: seconds during which a failed request is repeated if that is safe; 0: never.
+        idempotency: send an Idempotency-Key with each write, so that every write may be repeated.
+        connections: most connections at a time.
+        idle: seconds after which an idle connection is not used again.
+        ssl: for https.
+        proxy: a URL; None: no proxy. Default: what the environment says.
+        prefix: is put before every key.
+        silence: seconds without a byte after which the connection of a watch is dead; the server sends something every
+            10 seconds.
+
+    Raises `ValueError` for a malformed URL, token, time or number.
 
     Every method raises `KVError`: `Refused` or, for a write that may have been done, `OutcomeUnknown`.
     """
@@ -85,8 +95,10 @@ class AsyncClient(AsyncLiveVerbs):
     ) -> None:
         address = find_address(url)
         found = token if callable(token) else find_token(token)
-        self._session = Session(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._options = Options(timeout, patience, idempotency)
+        if connections < 1:
+            raise ValueError(f"connections is 1 or more, not {connections}")
+        self._session = Session(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._prefix = prefix
         self._silence = silence
         self._on_retry = on_retry
@@ -180,7 +192,7 @@ class AsyncClient(AsyncLiveVerbs):
         tries: int = 64,
         idempotent: bool = False,
     ) -> Entry | None:
-        """Let `change` make a new value of what the key holds, and store it if nobody changed the key meanwhile.
+        """Let `change` make a new value of what the key holds, and store it if the key has not changed since.
 
         `change` gets the entry, or None, and returns a value (with `json`, anything that JSON can say), `KEEP` to leave
         the key as it is, or `DELETE`. It may be a coroutine function. It is called again after a conflict, for at most
@@ -231,7 +243,7 @@ class AsyncClient(AsyncLiveVerbs):
     async def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
         """Store many values, in batches of which `lanes` are under way at a time.
 
-        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
+        If a key occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
 
@@ -262,7 +274,7 @@ class AsyncClient(AsyncLiveVerbs):
         """Return one page of the keys below a prefix, in the order of their bytes.
 
         `after`, `before`: bounds, both exclusive. `limit`: 1 to 1,000. `values`: with the values, then at most 1 MiB of
-        them. `delimiter`: fold the keys that have it behind the prefix, into the `prefixes` of the page.
+        them. `delimiter`: fold the keys that have it after the prefix, into the `prefixes` of the page.
         """
         return await self._call(lists.page(self._prefix, prefix, after, before, limit, reverse, values, delimiter))
 
@@ -287,9 +299,11 @@ class AsyncClient(AsyncLiveVerbs):
     async def delete_prefix(
         self, prefix: str, *, dry_run: bool = False, limit: int | None = None, all: bool = False
     ) -> Deleted:
-        """Delete all keys below a prefix, but those that are written meanwhile; or only count them, with `dry_run`.
+        """Delete all keys below a prefix, but those that are written in the meantime; or only count them, with
+        `dry_run`.
 
-        `limit`: at most so many. An empty prefix needs `all=True`.
+        `limit`: at most so many. An empty prefix needs `all=True`. The first request is not repeated once sent: if
+        its answer is lost, `OutcomeUnknown` is raised, and a new call would also delete what was written since.
         """
         return await self._run(scripts.delete_prefix(self._prefix, prefix, dry_run, limit, all))
 
@@ -317,7 +331,7 @@ class AsyncClient(AsyncLiveVerbs):
         return time.monotonic() - started_at
 
     async def ready(self) -> bool:
-        """Tell whether every shard of the server is up."""
+        """Return whether every shard of the server is up."""
         return await self._call(service.ready())
 
     async def whoami(self) -> Identity:
@@ -331,7 +345,7 @@ class AsyncClient(AsyncLiveVerbs):
     # Views on the same connections.
 
     def within(self, prefix: str) -> AsyncClient:
-        """Return a client of the keys below a prefix, which stands before every key. It shares the connections."""
+        """Return a client of the keys below a prefix, which is put before every key. It shares the connections."""
         return self._derive(prefix=self._prefix + prefix)
 
     def with_options(
@@ -376,7 +390,7 @@ class AsyncClient(AsyncLiveVerbs):
             script.close()
 
     async def _outcome(self, script: Script[Any], step: Step) -> Callable[[], Step]:
-        """Carry out a step, and return the function that tells its outcome to the script and returns the next step."""
+        """Carry out a step, and return the function that passes its outcome to the script and returns the next step."""
         try:
             result = await self._carry_out(step)
         except Exception as error:

@@ -125,7 +125,7 @@ class Envelope:
     """The changes of one message of the feed, in order. An atomic batch is never divided; there may be no change.
 
     Attributes:
-        cursor: hand it to `watch(since=)` to continue behind these changes.
+        cursor: hand it to `watch(since=)` to continue after these changes.
     """
 
     cursor: str
@@ -137,7 +137,7 @@ class Connected:
     """The watch is connected.
 
     Attributes:
-        cursor: behind which it continues; None at its beginning.
+        cursor: after which it continues; None at its beginning.
     """
 
     cursor: str | None
@@ -167,4 +167,4 @@ class Ended:
 
 
 State = Connected | Waiting | Ended
-"""What `on_state` is told; `Ended` by mirrors alone: a watch raises."""
+"""The argument of `on_state`. Only mirrors pass `Ended`: a watch raises instead."""

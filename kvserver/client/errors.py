@@ -1,4 +1,4 @@
-"""Errors of the client, in two halves: what was surely not done, and what may have been done. Pure.
+"""Errors of the client, of two kinds: what was not done, and what may have been done. Pure.
 
 A failed write raises a `Refused` (nothing was done) or an `OutcomeUnknown` (it may or may not have been done), so that
 a program always knows which of the two it has. A failed read raises a `Refused` or a `NotAnswered`.
@@ -50,7 +50,7 @@ class KVError(Exception):
 
 
 class Refused(KVError):
-    """Surely nothing was done."""
+    """Nothing was done."""
 
     code, title = "refused", "The server refuses the request"
 
@@ -68,9 +68,9 @@ class BadKey(BadRequest):
 
 
 class BadCursor(BadRequest):
-    """The text is no cursor of the feed."""
+    """The text is not a cursor of the feed."""
 
-    code, title = "bad_cursor", "This is no cursor of the feed"
+    code, title = "bad_cursor", "This is not a cursor of the feed"
 
 
 class CrossSlot(BadRequest):
@@ -262,9 +262,9 @@ class UnsupportedMediaType(Refused):
 
 
 class RangeNotSatisfiable(Refused):
-    """The range lies behind the end of the value."""
+    """The range starts after the end of the value."""
 
-    code, status, title = "range_not_satisfiable", 416, "The range lies behind the end of the value"
+    code, status, title = "range_not_satisfiable", 416, "The range starts after the end of the value"
 
 
 class Misdirected(Refused):
@@ -378,13 +378,13 @@ class NotAnswered(KVError):
 
 
 class AnswerWithheld(KVError):
-    """The write was done, but its result is not told: the token may not read, or the answer was lost.
+    """The write was done, but its result is withheld: the token may not read it, or the answer was lost.
 
     Attributes:
         revision: of the write.
     """
 
-    code, title = "answer_withheld", "Done, but the result is not told"
+    code, title = "answer_withheld", "Done, but the result is withheld"
     revision: int = 0
 
 
@@ -393,7 +393,7 @@ class Gap(KVError):
 
     Attributes:
         reason: `trimmed`, `epoch` or `bad_cursor`.
-        cursor: where the feed can go on.
+        cursor: where the feed can continue.
     """
 
     code, title = "gap", "Changes are missing from the feed"
@@ -408,7 +408,7 @@ class LockLost(KVError):
 
 
 class ForeignAnswer(Exception):
-    """What answered is no kvserver. Inside of this package: users get `NotAnswered` or `OutcomeUnknown`."""
+    """The server that answered is not a kvserver. Inside this package: users get `NotAnswered` or `OutcomeUnknown`."""
 
 
 def _class_and_descendants(cls: type[KVError]) -> Iterator[type[KVError]]:
@@ -450,7 +450,7 @@ STATUSES: Final[Mapping[int, type[KVError]]] = {
 
 
 def error_of(status: int, code: str, detail: str = "", hint: str = "", members: Mapping[str, object] = {}) -> KVError:
-    """Return the error that a server's answer tells. An unknown code takes the class of its status."""
+    """Return the error that a server's answer describes. An unknown code takes the class of its status."""
     cls = CODES.get(code) or STATUSES.get(status) or (Refused if status < 500 else OutcomeUnknown)
     error = cls(detail, hint=hint)
     error.code, error.status, error.members = code or cls.code, status, members

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -57,6 +58,13 @@ class Options:
     timeout: float = 10.0
     patience: float = 5.0
     idempotency: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what is no time."""
+        if not (math.isfinite(self.timeout) and self.timeout > 0):
+            raise ValueError(f"timeout is a number of seconds above 0, not {self.timeout}")
+        if not self.patience >= 0:
+            raise ValueError(f"patience is a number of seconds, 0 or more, not {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ class Loaded:
 class Ticket:
     """A password for one connection to the feed, for browsers. Use it at once."""
 
-    ticket: str
+    ticket: str = field(repr=False)
     expires: datetime | None
 
 

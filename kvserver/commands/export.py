@@ -24,7 +24,7 @@ from shards.files.safe_files import writing_to
 HELP = """Write every key of a running server, with value, content type and expiry, to FILE, or - for standard output.
 
 Each line is a JSON record that `kvserver import` reads. Lines are sorted by key, so that two exports can be compared.
-An export is not a snapshot: it may or may not contain writes made meanwhile. For a consistent copy use
+An export is not a snapshot: it may or may not contain writes made while it runs. For a consistent copy use
 `kvserver backup`.
 
 FILE appears under its name when it is complete, and only its owner can read it. A FIFO or a device such as /dev/stdout
@@ -115,7 +115,7 @@ COMMAND = click.Command(
     callback=export_items,
     params=[
         click.Argument(["to"], metavar="FILE"),
-        click.Option(["--prefix"], metavar="PREFIX", default="", help="Only keys that begin with this."),
+        click.Option(["--prefix"], metavar="PREFIX", default="", help="Export only keys that begin with this."),
         *remote_options(),
     ],
     help=HELP,

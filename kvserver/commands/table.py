@@ -1,4 +1,4 @@
-"""The table of commands: where each is, and the line that `kvserver --help` says of it.
+"""The table of commands: where each is, and its line in `kvserver --help`.
 
 A command's module is loaded when the command is used, not before: most commands run for less time than it takes to load
 all. Each module has its click command as `COMMAND`.
@@ -31,26 +31,26 @@ SECTIONS: Final[Mapping[str, Mapping[str, CommandRow]]] = {
     },
     "Changes": {
         "watch": CommandRow("feed.watch", "Show changes as they come."),
-        "wait": CommandRow("feed.wait", "Wait until a key is as wished."),
+        "wait": CommandRow("feed.wait", "Wait until a key meets a condition."),
         "lock": CommandRow("feed.lock", "Hold a lock while a command runs."),
     },
     "Server": {
         "serve": CommandRow("local.serve", "Run the server in the foreground."),
         "stores": CommandRow("local.stores", "List the stores that run on this machine."),
-        "stop": CommandRow("local.stop", "Stop the running server and wait for its end."),
+        "stop": CommandRow("local.stop", "Stop the running server and wait until it has ended."),
         "token": CommandRow("local.token", "Create, list and revoke tokens."),
     },
     "Tools": {
         "status": CommandRow("operate.status", "Show the state of a server."),
-        "top": CommandRow("operate.top", "Show a live board of a server."),
-        "ping": CommandRow("operate.ping", "Tell how long a request takes."),
+        "top": CommandRow("operate.top", "Show a server live."),
+        "ping": CommandRow("operate.ping", "Measure how long a request takes."),
         "bench": CommandRow("operate.bench", "Measure how many requests a second a server answers."),
         "sdk": CommandRow("operate.sdk", "Write the files of a client library."),
         "completion": CommandRow("operate.completion", "Write the completion script for a shell."),
     },
     "Whole stores": {
         "import": CommandRow("import_", "Store the lines of a file in a running server."),
-        "export": CommandRow("export", "Write what a running server holds to a file."),
+        "export": CommandRow("export", "Write the contents of a running server to a file."),
         "backup": CommandRow("local.backup", "Copy the store while it runs."),
         "restore": CommandRow("local.restore", "Make a data directory from a backup."),
         "check": CommandRow("local.check", "Verify a store or a backup; repair a log."),

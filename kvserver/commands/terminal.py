@@ -38,7 +38,7 @@ def print_line(line: str) -> None:
 
 
 def exit_for_output(error: OSError) -> NoReturn:
-    """Exit: standard output cannot be written. The status is 141 if nobody reads it any more, else 1."""
+    """Exit: standard output cannot be written. The status is 141 if its reader has closed it, else 1."""
     mute_stream(sys.stdout)
     if isinstance(error, BrokenPipeError):  # who has closed the pipe needs no message
         sys.exit(PIPE_CLOSED)
@@ -49,7 +49,7 @@ def exit_for_output(error: OSError) -> NoReturn:
 def exit_aborted(error: click.Abort) -> NoReturn:
     """Exit: with 130 after Ctrl-C, with 1 if there was no answer to a question."""
     if isinstance(error.__cause__, EOFError):
-        exit_with("there is no answer to the question")
+        exit_with("the question was not answered")
     print_error("interrupted")
     sys.exit(INTERRUPTED)
 

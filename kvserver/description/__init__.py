@@ -5,6 +5,6 @@
 - `version1`, `server`, `memorykv`: the tables of operations
 - `openapi`: the document, made of these and of the tables that validate requests (`kvserver.api.query`,
   `kvserver.api.batches`, `shards.wire.errors`)
-- `html`: the pages
+- `html`: the pages, those of the manual too
 - `resources`: the resources that serve both
 """

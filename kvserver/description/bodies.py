@@ -95,7 +95,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
             record("Keys that have a delimiter.", prefix=_TEXT),
             record("The list is whole.", end=record("What was listed.", items=_COUNT, cursor=_TEXT)),
             record(
-                "The list broke off behind `next`.",
+                "The list broke off after `next`.",
                 error=record("Why.", status=_ERROR_STATUS, code=_TEXT, title=_TEXT, detail=_TEXT),
                 next={"type": ["string", "null"]},
             ),
@@ -105,12 +105,12 @@ _ANSWERS: Final[dict[str, Schema]] = {
         "What a delete of a prefix did.",
         deleted=_COUNT,
         complete=_described({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
-        cut=_described(_REVISION, "Values that are newer were spared."),
+        cut=_described(_REVISION, "The revision of the cut: newer values were spared."),
     ),
     "Polled": record(
-        "What there is to tell.",
-        cursor=_described(_TEXT, "Goes into `since`."),
-        more=_described({"type": "boolean"}, "The next poll has something to tell already."),
+        "The answer to a poll.",
+        cursor=_described(_TEXT, "Pass it as `since` to the next poll."),
+        more=_described({"type": "boolean"}, "More messages are ready for the next poll."),
         messages=listed(ref("FeedMessage"), "In order."),
     ),
     "Traffic": record(
@@ -131,7 +131,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
             total_s=_described(_SECONDS, "The sum of all durations."),
         ),
     ),
-    "Health": record("It is well.", status=_enum_of(["live", "ready"])),
+    "Health": record("The server is healthy.", status=_enum_of(["live", "ready"])),
     "Status": record(
         "What is running.",
         version=_TEXT,
@@ -172,11 +172,9 @@ _ANSWERS: Final[dict[str, Schema]] = {
         memory=record(
             "Keys and values in memory.",
             used=_described(_COUNT, "Their bytes."),
-            limit=_described(
-                {"type": ["integer", "null"], "minimum": 1}, "What they may take, null: there is no limit."
-            ),
+            limit=_described({"type": ["integer", "null"], "minimum": 1}, "Their limit; null: there is none."),
             on_full=_enum_of(["reject", "evict"]),
-            evicted=_described(_COUNT, "Keys that had to make room."),
+            evicted=_described(_COUNT, "Keys that were evicted."),
         ),
         log=record(
             "The log of all changes.",
@@ -193,7 +191,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
             "The feed since the server started, of all gateways.",
             events=_described(_COUNT, "Changes shown; each gateway counts its own."),
             deliveries=_described(_COUNT, "Changes written to clients."),
-            gaps=_described(_COUNT, "Clients that were told of a gap."),
+            gaps=_described(_COUNT, "Clients that got a `gap` message."),
             lag=_described(_COUNT, "Changes that the slowest gateway has not shown yet."),
         ),
     ),
@@ -208,7 +206,7 @@ def _problem_schema() -> Schema:
             "index": _described(_COUNT, "Of a malformed operation in its batch."),
             "failed": _described(_COUNT, "Index of the operation that failed an atomic batch."),
             "results": listed(ref("BatchResult")),
-            "deleted": _described(_COUNT, "Keys that are deleted for sure."),
+            "deleted": _described(_COUNT, "Keys that are known to be deleted."),
             "cut": _described(_REVISION, "Repeat the delete with this."),
             "limit": _described(_COUNT, "Of the memory, in bytes."),
             "used": _described(_COUNT, "Bytes of it that are taken."),
@@ -218,8 +216,8 @@ def _problem_schema() -> Schema:
         title=_TEXT,
         status=_ERROR_STATUS,
         code=_enum_of(sorted(ERRORS)),
-        detail=_described(_TEXT, "What it was this time; may be empty."),
-        hint=_described(_TEXT, "What would be right instead."),
+        detail=_described(_TEXT, "What was wrong with this request; may be empty."),
+        hint=_described(_TEXT, "How to do it right."),
         request_id=_described(_TEXT, "Names the request in the server's log; also in X-Request-Id."),
     )
 
@@ -264,7 +262,7 @@ def _envelope_schema(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
 
 
 _RESULT: Final = record(
-    "What became of an operation; of a GET, PATCH or increment its value too.",
+    "The result of an operation; for a GET, PATCH or increment also the value.",
     {
         "revision": _described(_REVISION, "Of the change; of what is there, where a condition failed."),
         "content_type": _TEXT,
@@ -290,7 +288,7 @@ def make_body_schemas() -> dict[str, Schema]:
         "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
         "WhoAmI": record(
             "The bearer of a token.",
-            name=_described({"type": ["string", "null"]}, "Of the token; null: the server wants none."),
+            name=_described({"type": ["string", "null"]}, "Name of the token; null: the server has no tokens."),
             grants=listed(
                 record(
                     "What may be done with keys that start with a prefix.",

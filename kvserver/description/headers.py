@@ -35,12 +35,14 @@ IF_NONE_MATCH: Final = Header(
     "Only if the key has none of these ETags; `*`: if there is no such key. A GET is answered 304 otherwise.",
 )
 IF_UNMODIFIED_SINCE: Final = _text_header(
-    "If-Unmodified-Since", "An HTTP date; ignored beside If-Match, or if malformed."
+    "If-Unmodified-Since", "An HTTP date; ignored with If-Match, or if malformed."
 )
 IF_MODIFIED_SINCE: Final = _text_header(
-    "If-Modified-Since", "An HTTP date; ignored beside If-None-Match, or if malformed."
+    "If-Modified-Since", "An HTTP date; ignored with If-None-Match, or if malformed."
 )
-RANGE: Final = _text_header("Range", "One range of bytes, like `bytes=0-99`; several, and what is none, are ignored.")
+RANGE: Final = _text_header(
+    "Range", "One range of bytes, like `bytes=0-99`; several ranges or a malformed one are ignored."
+)
 IF_RANGE: Final = _text_header("If-Range", "Answer the range only if this is the ETag, the whole value otherwise.")
 
 LAST_EVENT_ID: Final = _text_header(
@@ -78,8 +80,10 @@ EXPIRES: Final = Header(
     "KV-Expires", {"type": "string", "format": "date-time"}, "When the key expires; absent if it does not."
 )
 LAST_MODIFIED: Final = Header("Last-Modified", {"type": "string"}, "When the value was written.", always=True)
-ACCEPT_RANGES: Final = Header("Accept-Ranges", {"type": "string", "enum": ["bytes"]}, "Ranges may be asked.", True)
-CONTENT_RANGE: Final = Header("Content-Range", {"type": "string"}, "Which bytes of how many these are.", always=True)
+ACCEPT_RANGES: Final = Header("Accept-Ranges", {"type": "string", "enum": ["bytes"]}, "Ranges are supported.", True)
+CONTENT_RANGE: Final = Header(
+    "Content-Range", {"type": "string"}, "Which bytes these are, and the size of the value.", always=True
+)
 CURSOR: Final = Header(
     "KV-Cursor",
     {"type": "string"},
@@ -88,14 +92,16 @@ CURSOR: Final = Header(
 )
 LINK: Final = _text_header("Link", 'The next page, `rel="next"`, if there is one.')
 RETRY_AFTER: Final = Header("Retry-After", {"type": "integer"}, "Seconds after which to repeat the request.", True)
-ACCEPT_PATCH: Final = Header("Accept-Patch", {"type": "string"}, "What a PATCH may be; on answers to a PATCH.")
+ACCEPT_PATCH: Final = Header(
+    "Accept-Patch", {"type": "string"}, "The type that a PATCH may have; on answers to a PATCH."
+)
 REQUEST_ID: Final = Header(
     "X-Request-Id",
     {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
     "Names the request in the server's log.",
     True,
 )
-CHALLENGE: Final = Header("WWW-Authenticate", {"type": "string"}, "`Bearer`: how to say who asks.", always=True)
+CHALLENGE: Final = Header("WWW-Authenticate", {"type": "string"}, "`Bearer`: send a token.", always=True)
 LOCATION: Final = Header("Location", {"type": "string"}, "Where to go.", always=True)
 TAG_OF_THIS: Final = Header("ETag", {"type": "string"}, "Of exactly this body.", always=True)
 IF_NOT_THIS: Final = _text_header("If-None-Match", "ETags of what the client has.")

@@ -49,7 +49,7 @@ OPERATIONS: Final = (
         "absent, send whoever accepts `text/html` to a page.",
         grants="`read`",
         answers=(
-            Success(200, "The value, empty if there is none.", _VALUE),
+            Success(200, "The value, empty if the key is absent.", _VALUE),
             Success(302, "The page.", headers=(LOCATION,)),
         ),
         errors=(*OF_READS, BadKey, Forbidden),

@@ -16,11 +16,11 @@ _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1}
 _TIME: Final[Schema] = TIME.schema
 _EXPIRES: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
-_CURSOR: Final[Schema] = {**_TEXT, "description": "Where the client is with this message: goes into `since`."}
+_CURSOR: Final[Schema] = {**_TEXT, "description": "The place after this message: pass it as `since`."}
 _VALUE: Final[dict[str, Schema]] = {
     "value": {**_TEXT, "description": "If it is UTF-8; in MessagePack always, as `bin`."},
     "value_base64": {**_TEXT, "contentEncoding": "base64", "description": "If it is not UTF-8."},
-    "size": {**_COUNT, "description": "Of the value, in bytes, where it is not told as text."},
+    "size": {**_COUNT, "description": "Size of the value in bytes, if the value itself is left out."},
 }
 
 
@@ -45,15 +45,15 @@ _MESSAGES: Final[dict[str, Schema]] = {
     ),
     "FeedSnapshot": _message(
         "snapshot",
-        "A part of what there is, in byte order. Changes of keys that came already may come between.",
-        {"first": {"type": "boolean", "enum": [True], "description": "A snapshot begins: forget the copy."}},
+        "A page of the current state, in byte order. Changes of keys that were already sent may come between pages.",
+        {"first": {"type": "boolean", "enum": [True], "description": "A snapshot begins: discard the copy."}},
         items=listed(ref("FeedItem")),
     ),
-    "FeedSnapshotEnd": _message("snapshot_end", "The copy is whole. Also where there is nothing."),
-    "FeedBookmark": _message("bookmark", "Nothing but where it is.", time=_TIME),
+    "FeedSnapshotEnd": _message("snapshot_end", "The copy is complete. It also comes for an empty snapshot."),
+    "FeedBookmark": _message("bookmark", "Only a cursor.", time=_TIME),
     "FeedGap": _message(
         "gap",
-        "It cannot go on where it was: the copy is to be forgotten.",
+        "The feed cannot continue where it was: discard the copy.",
         reason={
             **_one_of("trimmed", "epoch", "bad_cursor"),
             "description": "`trimmed`: what came next is not kept any more. `epoch`: the history is another. "
@@ -65,17 +65,17 @@ _MESSAGES: Final[dict[str, Schema]] = {
     ),
     "FeedClosing": _message(
         "closing",
-        "The server ends the connection. Come back with the cursor.",
+        "The server ends the connection. Reconnect with the cursor.",
         reason={
             **_one_of("stop", "reload", "revoked"),
             "description": "`stop`: the server stops. `reload`: another gateway takes over. `revoked`: what the "
             "token grants has changed.",
         },
-        retry_ms={**_COUNT, "description": "After so long."},
+        retry_ms={**_COUNT, "description": "Milliseconds to wait before you reconnect."},
     ),
     "FeedActivity": _message(
         "activity",
-        "What changed nothing, and the mark of a prefix delete; best effort.",
+        "An action that changed nothing, or the mark of a prefix delete; best effort.",
         {"key": _TEXT, "prefix": _TEXT, "peer": _TEXT},
         op=_one_of(*get_args(ActivityKind)),
         time=_TIME,
@@ -111,7 +111,7 @@ def make_message_schemas() -> dict[str, Schema]:
     """Return all schemas, by name; `FeedMessage` is any message."""
     types = {schema["properties"]["type"]["enum"][0]: ref(name)["$ref"] for name, schema in _MESSAGES.items()}
     any_of_them = {
-        "description": "What the feed says. New types may come: skip what you do not know.",
+        "description": "A message of the feed. New types may be added: skip those that you do not know.",
         "oneOf": [ref(name) for name in _MESSAGES],
         "discriminator": {"propertyName": "type", "mapping": types},
     }

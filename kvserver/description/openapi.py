@@ -58,6 +58,7 @@ _TAGS: Final = (
 _PATHS: Final = {
     "key": ({"type": "string", "minLength": 1, "maxLength": MAX_KEY}, "1 to 511 bytes of UTF-8."),
     "prefix": ({"type": "string", "minLength": 1}, "What keys begin with; a slash is `%2F`."),
+    "chapter": ({"type": "string", "pattern": "^[a-z0-9-]+$"}, "The name of a chapter."),
     "code": ({"type": "string", "pattern": "^[a-z_]+$"}, "The code of an error."),
     "file": ({"type": "string", "enum": list(FILES)}, "The name of the file."),
 }

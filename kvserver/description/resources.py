@@ -1,5 +1,5 @@
-"""The API's description, `/v1/openapi.json` and `/docs/`, and the client libraries, `/sdk/`: pages and files that stay
-the same until the server is replaced. Pages are made at the first request and kept for good."""
+"""The manual and the API's description, `/docs/` and `/v1/openapi.json`, and the client libraries, `/sdk/`: pages and
+files that stay the same until the server is replaced. Pages are made at the first request and kept for good."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import binascii
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import msgspec
 from falcon.asgi import Request, Response
 
+import kvserver
 from kvserver import __version__
 from kvserver.access.tokens import Tokens
 from kvserver.api import query
 from kvserver.description import openapi
-from kvserver.description.html import frame, reference, sdk
+from kvserver.description.html import frame, reference, sdk, search
+from kvserver.description.html.manual import START, Manual
 from kvserver.description.operations import EXAMPLE_URL
 from kvserver.http.routes import DOCS, OPENAPI, SDK
 from kvserver.rest.memorykv import lead_to_page, wants_page
@@ -43,6 +46,29 @@ _document = cache(openapi.make_document)
 @cache
 def _make_openapi(with_tokens: bool) -> bytes:
     return msgspec.json.encode(_document(with_tokens))
+
+
+_CHAPTERS: Final = Path(kvserver.__file__).parent / "manual"
+
+
+@cache
+def _read_manual() -> Manual:
+    return Manual({path.stem: path.read_text("utf-8") for path in _CHAPTERS.glob("*.md")})
+
+
+@cache
+def _make_chapter(name: str) -> bytes:
+    return _read_manual().render(name).encode()
+
+
+@cache
+def _make_missing_page() -> bytes:
+    return _read_manual().render_missing().encode()
+
+
+@cache
+def _make_search_index() -> bytes:
+    return msgspec.json.encode(search.list_records(_read_manual(), _document(False)))
 
 
 @cache
@@ -99,7 +125,47 @@ class Docs:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the page; 304 if the client has it."""
+        await _give_page(req, resp, _make_chapter(START))
+
+    on_head = on_get
+
+
+class ChapterPage:
+    """`/docs/{chapter}`"""
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the page of that chapter; 304 if the client has it; 404 if there is no such chapter."""
+        name = key.decode()
+        if name != START and name in _read_manual():
+            await _give_page(req, resp, _make_chapter(name))
+        elif wants_page(req):
+            resp.status = 404
+            resp.content_type = HTML
+            resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
+            resp.data = _make_missing_page()
+        else:
+            raise NoSuchResource(f"the manual has no chapter {name[:64]!r}; {DOCS} lists them")
+
+    on_head = on_get
+
+
+class Reference:
+    """`/docs/reference`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
         await _give_page(req, resp, _make_overview())
+
+    on_head = on_get
+
+
+class SearchIndex:
+    """`/docs/search.json`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with all that can be found; 304 if the client has it."""
+        resp.set_header("Cache-Control", REVALIDATE)
+        await _answer_unless_known(req, resp, _make_search_index(), JSON)
 
     on_head = on_get
 
@@ -132,7 +198,6 @@ class SdkPage:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the page; 304 if the client has it."""
-        resp.set_header("Cache-Control", REVALIDATE)
         await _give_page(req, resp, _make_sdk_page())
 
     on_head = on_get
@@ -157,11 +222,13 @@ class SdkFiles:
 
 
 async def _give_page(req: Request, resp: Response, page: bytes) -> None:
+    resp.set_header("Cache-Control", REVALIDATE)
     resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
     await _answer_unless_known(req, resp, _name_address(req, page), HTML)
 
 
 _EXAMPLE: Final = EXAMPLE_URL.encode()
+_EXAMPLE_OF_SOCKETS: Final = _EXAMPLE.replace(b"http", b"ws")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 
@@ -171,7 +238,8 @@ def _name_address(req: Request, page: bytes) -> bytes:
     if not _HOST.fullmatch(host):
         return page
     scheme = "https" if req.get_header("X-Forwarded-Proto") == "https" else "http"
-    return page.replace(_EXAMPLE, f"{scheme}://{host}".encode())
+    page = page.replace(_EXAMPLE, f"{scheme}://{host}".encode())
+    return page.replace(_EXAMPLE_OF_SOCKETS, f"{scheme.replace('http', 'ws')}://{host}".encode())
 
 
 async def _answer_unless_known(req: Request, resp: Response, body: bytes, content_type: str) -> None:

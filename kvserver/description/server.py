@@ -30,7 +30,7 @@ def _page_operation(
         summary=summary,
         headers=(headers.IF_NOT_THIS,),
         answers=(
-            Success(200, "It.", content, (headers.TAG_OF_THIS,)),
+            Success(200, "The content.", content, (headers.TAG_OF_THIS,)),
             Success(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
         ),
         errors=errors,
@@ -44,13 +44,13 @@ OPERATIONS: Final = (
         method="get",
         tag=TAG,
         summary="Who am I, and what may I do",
-        description="Name and grants of the token that is sent; without tokens the name is null, and everybody may do "
+        description="Name and grants of the token that is sent; without tokens the name is null, and anyone may do "
         "everything. A key has the rights of every row whose prefix it starts with.",
         grants="any token",
         answers=(
             Success(
                 200,
-                "Who asks.",
+                "The token that was sent.",
                 {
                     JSON: Media(
                         ref("WhoAmI"),
@@ -79,7 +79,7 @@ OPERATIONS: Final = (
         route=routes.LIVE,
         method="get",
         tag=TAG,
-        summary="Does this worker answer",
+        summary="Does this worker answer?",
         answers=(Success(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
         examples=("curl http://localhost:8080/health/live",),
     ),
@@ -87,7 +87,7 @@ OPERATIONS: Final = (
         route=routes.READY,
         method="get",
         tag=TAG,
-        summary="Is every shard up",
+        summary="Is every shard up?",
         answers=(Success(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
         errors=OF_READS,
         examples=("curl http://localhost:8080/health/ready",),
@@ -104,7 +104,14 @@ OPERATIONS: Final = (
         examples=("curl http://localhost:8080/",),
     ),
     _page_operation(routes.OPENAPI, "This description", {JSON: Media({"type": "object"})}),
-    _page_operation(routes.DOCS, "This description for people"),
+    _page_operation(routes.DOCS, "The manual: its start, which lists all chapters"),
+    _page_operation(routes.CHAPTER, "One chapter of the manual", errors=(NoSuchResource,)),
+    _page_operation(routes.REFERENCE, "This description for people"),
+    _page_operation(
+        routes.SEARCH,
+        "What the search of these pages searches",
+        {JSON: Media({"type": "array", "items": {"type": "object"}})},
+    ),
     _page_operation(routes.ERRORS, "All errors"),
     _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
     _page_operation(routes.SDK, "Client libraries, with an example of each"),

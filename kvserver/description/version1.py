@@ -234,7 +234,7 @@ _MANY: Final = (
         method="post",
         tag=MANY_TAG,
         summary="Many operations in one request",
-        description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
+        description="Each on its own, or all or nothing with `atomic`; in order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
         "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch. Each "
         "write is known by the Idempotency-Key and its index, an atomic batch as a whole; other gets are read "
@@ -272,7 +272,7 @@ _MANY: Final = (
         description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
         "`cut`.",
         parameters=many.DELETE,
-        grants="`write` on the whole prefix; `read` too for `dry_run`, and for a `cut` that no answer told this token",
+        grants="`write` on the whole prefix; `read` too for `dry_run`, or a `cut` that no answer gave to this token",
         answers=(
             Success(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
         ),
@@ -288,19 +288,19 @@ _FEED: Final = (
         tag=FEED_TAG,
         summary="Follow every change",
         description="The same messages in four ways: a WebSocket (subprotocols `kv.json`, `kv.msgpack`), server-sent "
-        "events, lines of JSON, or the answer to one poll. Each message has a cursor; whoever comes back with the last "
-        "one it got, as `since` or `Last-Event-ID`, misses nothing and gets nothing twice.\n\n"
-        "Messages are told apart by `type`; each is a `FeedMessage`. A copy of the store is kept so: on `gap`, and at "
-        "the start of a snapshot, forget it; put `items` and `put` events into it, take deleted keys out; keep the "
-        "cursor. It may be broken off at any message. Without `since` and `snapshot` a stream begins with a "
-        "`bookmark`, and a poll answers at once with where it is; a `bookmark` also comes after 10 s of silence. After "
+        "events, lines of JSON, or the answer to one poll. Each message has a cursor; a client that reconnects with "
+        "its last one, as `since` or `Last-Event-ID`, misses nothing and gets nothing twice.\n\n"
+        "Each message is a `FeedMessage`; its `type` says which. To keep a copy of the store: on `gap`, and at "
+        "the start of a snapshot, clear it; add `items` and `put` events, remove deleted keys, save the "
+        "cursor. A client may disconnect after any message. Without `since` and `snapshot` a stream begins with a "
+        "`bookmark`, and a poll answers at once with a cursor; a `bookmark` also comes after 10 s of silence. After "
         "`closing` a WebSocket is closed with 1012, or 3000 if the token was revoked; other streams end.\n\n"
         "Server-sent events have the cursor as `id`, the message as one `data`, no `event`; the first one has `retry` "
         "too. Lines are a message each. "
-        "What a client sends is dropped; more than 64 KiB in a message closes with 1009. Pages without a grant are "
-        "told by `error` on their WebSocket, which is closed with 3000 or 3003, and so are those whose `since` is no "
-        "cursor. Where there is no more room for clients, in all or of one address, or for what clients have not taken "
-        "yet, it is 503. A stream or poll takes no place among the requests in flight.",
+        "What a client sends is dropped; more than 64 KiB in a message closes with 1009. Pages without a grant, or "
+        "with a `since` that is not a cursor, get an `error` on their WebSocket, which is then closed with 3000 or "
+        "3003. If there is no more room for clients, in all or of one address, or for what clients have not read "
+        "yet, the answer is 503. A stream or poll takes no place among the requests in flight.",
         parameters=feed_query.FEED,
         headers=(headers.LAST_EVENT_ID,),
         grants="`feed` on a part of a prefix, and nothing else: it shows values, those of a snapshot too. Events and "
@@ -329,8 +329,8 @@ _FEED: Final = (
         method="post",
         tag=FEED_TAG,
         summary="A ticket for a feed",
-        description="Browsers cannot send a token when they open a feed. What they can send is `?ticket=`; a ticket is "
-        "good for 30 seconds and one connection.",
+        description="Browsers cannot send a token when they open a feed, but they can send `?ticket=`. A ticket is "
+        "valid for 30 seconds and one connection.",
         body={JSON: Media(ref("TicketRequest"), {"for": "websocket"})},
         grants="`feed` on any key",
         answers=(

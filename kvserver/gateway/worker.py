@@ -145,7 +145,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
     # For subclasses
 
     def opened(self) -> bool:
-        """Prepare for the first connection; False if the worker was stopped meanwhile."""
+        """Prepare for the first connection; False if the worker was stopped in the meantime."""
         return True
 
     def each_second(self) -> None:
@@ -193,7 +193,7 @@ class GatewayWorker(SocketWorker):
     def _wait_for_store(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
         """Return the board and its tokens, once there is a board: the store may be between two runs.
 
-        None if the worker is stopped meanwhile.
+        None if the worker is stopped in the meantime.
         """
         has_logged = False
         while self.alive:
@@ -265,7 +265,7 @@ class GatewayWorker(SocketWorker):
 
 
 def _log_failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
-    """Log the error of a greenlet; gevent by itself would write a traceback to stderr."""
+    """Log the error of a greenlet; gevent alone would write a traceback to stderr."""
     if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
         _exhausted.report(error.strerror)
     else:

@@ -38,7 +38,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 def find_end(received: bytes | bytearray, searched: int = 0) -> int:
-    """Find where the head in `received` ends, behind its blank line; 0 if it has not arrived whole.
+    """Find where the head in `received` ends, after its blank line; 0 if it has not arrived whole.
 
     `searched`: so many bytes of it were searched before. Raises `UriTooLong` or `HeadersTooLarge` as soon as the limit
     is exceeded.

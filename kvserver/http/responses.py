@@ -98,7 +98,7 @@ class NoMergePatch(UnsupportedMediaType):
 
 
 class BehindTheEnd(RangeNotSatisfiable):
-    """The range begins behind the end of a value of `size` bytes."""
+    """The range starts after the end of a value of `size` bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the value has {size} bytes")

@@ -32,6 +32,9 @@ TICKETS: Final = "/v1/tickets"
 WHOAMI: Final = "/v1/whoami"
 OPENAPI: Final = "/v1/openapi.json"
 DOCS: Final = "/docs/"
+CHAPTER: Final = "/docs/:chapter"
+REFERENCE: Final = "/docs/reference"
+SEARCH: Final = "/docs/search.json"
 ERRORS: Final = "/docs/errors/"
 ERROR: Final = "/docs/errors/:code"
 SDK: Final = "/sdk/"
@@ -57,6 +60,9 @@ LABELS: Final = (
     WHOAMI,
     OPENAPI,
     DOCS,
+    CHAPTER,
+    REFERENCE,
+    SEARCH,
     ERRORS,
     ERROR,
     SDK,
@@ -68,8 +74,8 @@ LABELS: Final = (
 
 
 class Target(NamedTuple):
-    """A route, one of `LABELS`, and what the path names: the decoded key or prefix, or the error code or file as sent;
-    empty if it names nothing."""
+    """A route, one of `LABELS`, and what the path names: the decoded key or prefix, or the chapter, error code or
+    file as sent; empty if it names nothing."""
 
     route: str
     argument: bytes = b""
@@ -112,9 +118,9 @@ _CALLED: Final = {
     "openapi.json": OPENAPI,
     "docs": OPENAPI,
 }
-"""Names behind `/v1/`, here or in other stores, and the route that is meant."""
-_BELOW: Final = {ERRORS.encode(): ERROR, SDK.encode(): SDK_FILE}
-"""Paths below which there is a page or file for each name."""
+"""Names after `/v1/`, here or in other stores, and the route that is meant."""
+_BELOW: Final = {ERRORS.encode(): ERROR, DOCS.encode(): CHAPTER, SDK.encode(): SDK_FILE}
+"""Paths below which there is a page or file for each name; the first that fits counts."""
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")

@@ -1,4 +1,4 @@
-"""`/v1/batch`: many operations in one request, each for itself or all or nothing."""
+"""`/v1/batch`: many operations in one request, each on its own or all or nothing."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class BatchResource:
 async def _answer_large(req: Request, resp: Response, answer: BatchAnswer, content_type: str) -> None:
     """Answer with a large `answer`: whole if it may be compressed, else as a stream.
 
-    Memory holds no more of a stream than its client takes at a time, beside the values.
+    Memory holds no more of a stream than its client takes at a time, besides the values.
     """
     parts = answer.encode_parts()
     first = bytearray()
@@ -349,9 +349,10 @@ class BatchAnswer:
         return self._format.encode({"results": self.results})
 
     async def encode_parts(self) -> AsyncGenerator[bytes, None]:
-        """Yield the whole answer, in parts that are made one after the other. Other tasks run between and meanwhile.
+        """Yield the whole answer, in parts that are made one after the other. Other tasks run between and in the
+        meantime.
 
-        Ends the charge when all parts were taken, or when nobody wants more of them.
+        Ends the charge when all parts were taken, or when the client has left.
         """
         try:
             async for part in join_in_turns(self._format.answer.make_pieces(self.results), _PART):

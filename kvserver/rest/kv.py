@@ -205,7 +205,7 @@ class KeyOfVersion1:
         wanted = conditions.read_conditions(req.get_header)
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
-            # An absent key has no date, so the write proceeds, but not over a value that is created meanwhile.
+            # An absent key has no date, so the write proceeds, but not over a value that is created in the meantime.
             item = self._store.describe(key)
             if item is None:
                 return wanted._replace(if_none_match="*").for_shard()

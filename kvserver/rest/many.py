@@ -39,15 +39,15 @@ DELETE_S: Final = 5.0
 
 LIST: Final = table(
     Parameter("prefix", KEY, "Only keys that begin with this."),
-    Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
+    Parameter("after", KEY, "Only keys after this one, whatever the direction of the list."),
     Parameter("before", KEY, "Only keys before this one."),
-    Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
+    Parameter("limit", whole_number(1, PAGE_KEYS), "Most items and prefixes on a page. Default: 100."),
     Parameter("reverse", FLAG, "From the last key to the first. Continue with `before`, not `after`."),
-    Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
+    Parameter("values", FLAG, "Send values too, at most 1 MiB in all, but at least one."),
     Parameter(
         "delimiter",
         KEY,
-        "Keys that have this behind the prefix are one line in `prefixes`, as in a directory. May be given up to "
+        "Keys that have this after the prefix are one line in `prefixes`, as in a directory. May be given up to "
         f"{MOST_DELIMITERS} times: keys are folded at whichever ends first.",
         MOST_DELIMITERS,
     ),
@@ -57,7 +57,7 @@ DELETE: Final = table(
     Parameter("prefix", KEY, "Keys that begin with this."),
     Parameter("dry_run", FLAG, "Delete nothing, answer what would be."),
     Parameter("limit", whole_number(1, (1 << 63) - 1), "Delete at most so many keys."),
-    Parameter("all", FLAG, "Needed where there is no prefix: everything is meant."),
+    Parameter("all", FLAG, "Needed without a prefix: delete everything."),
     Parameter("cut", whole_number(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
 )
 _LIMIT: Final = 100
@@ -199,8 +199,8 @@ class Many:
                     raise InvalidToken("what the token grants has changed")
                 self._store.maps.advance_walk(walk, values=values)
         except Exception as error:
-            told = error if isinstance(error, KVError) else KVError()
-            why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
+            shown = error if isinstance(error, KVError) else KVError()
+            why = {"status": shown.status, "code": shown.code, "title": shown.title, "detail": shown.detail}
             yield _encoder.encode_lines([{"error": why, "next": last}])
             raise
         yield _encoder.encode_lines([{"end": {"items": items, "cursor": cursor}}])

@@ -25,7 +25,7 @@ class SdkFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What stands behind `/sdk/`."""
+        """The part of the path after `/sdk/`."""
         return self.place.rpartition("/")[2]
 
     def read(self) -> bytes:

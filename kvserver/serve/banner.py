@@ -43,7 +43,7 @@ def print_banner(settings: ServerSettings, *, map_dir: Path, rest: str | None, f
 
 
 def _banner_text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
-    """Return the banner, coloured on a terminal. Does without rich, which would slow down each start."""
+    """Return the banner, colored on a terminal. Does without rich, which would slow down each start."""
     written = [click.style(f"kvserver {__version__}", bold=True)]
     written += [f"  {name:<11}{escape_controls(text)}" for name, text in rows]
     if settings.only is None and (text := access_warning(settings)):
@@ -88,6 +88,6 @@ def access_warning(settings: ServerSettings) -> str:
     if settings.origins == "*":
         return (
             "warning: there is no access control: any web page open in a browser on this machine can read and change "
-            "the store (--origins says which pages may)"
+            "the store (--origins restricts that)"
         )
     return "warning: there is no access control: every program on this machine can read and change the store"

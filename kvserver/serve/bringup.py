@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         start: the START record in the log.
-        tail: LSN of the log's end behind that record.
+        tail: LSN of the log's end after that record.
         next_revision: revision of the run's first change.
         now: when the run began.
         manifest: the store's manifest, which already names the run.
@@ -91,7 +91,7 @@ class Bringup:
         Raises `Damaged`, `LogError`, `ManifestError`, `OSError`.
         """
         boot = boot_id()
-        # Loaded again under the locks: a snapshot of the last run may have finished meanwhile.
+        # Loaded again under the locks: a snapshot of the last run may have finished in the meantime.
         manifest = self.manifest if self.data_dir is None else Manifest.load(self.data_dir)
         found = self._recover_log(manifest, boot)
         begun = self._choose_time(found, boot)

@@ -71,7 +71,7 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
     """Return gunicorn's `bind`: the descriptor in the environment's `variable` if the supervisor passed one, else host
     and `port`.
 
-    Prints a message and exits with 1 if the store would be open to everybody; the running store decides whether there
+    Prints a message and exits with 1 if the store would be open to everyone; the running store decides whether there
     are tokens.
     """
     if variable in os.environ:

@@ -119,7 +119,7 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the threads, empty the run directory if the run ended in order, and release the locks."""
+        """Stop the threads, empty the run directory if the run ended cleanly, and release the locks."""
         self._housekeeping.stop()
         if self._token_watch is not None:
             self._token_watch.stop()
@@ -246,7 +246,7 @@ class Store:
     # Going down.
 
     def close_log(self) -> None:
-        """End the run in order: wait until no process appends, flush everything, and append a STOP record.
+        """End the run cleanly: wait until no process appends, flush everything, and append a STOP record.
 
         Processes started by others exit when they see that the board is gone. Without this call the next start recovers
         as after a crash, which takes longer but loses nothing.

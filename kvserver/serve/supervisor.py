@@ -254,7 +254,7 @@ class Supervisor:
         self._drain_accept_queues(orderly)
         if not orderly:
             for child in self._children:
-                child.wanted = False  # do not restart a child that dies meanwhile
+                child.wanted = False  # do not restart a child that dies in the meantime
         for listener in self._listeners.client_facing:
             listener.close()
         if self._snapshot is not None:

@@ -2,7 +2,7 @@
 
 A GET never leaves the process: it reads the shard's map in shared memory. A write travels over the shard's `Link`.
 Lists merge the maps of all shards in key order, in short transactions. Requests that change nothing but are shown on
-`/wal` (reads, lists, deletes of absent keys) are reported to the gateways while the board says that somebody listens.
+`/wal` (reads, lists, deletes of absent keys) are reported to the gateways while the board shows a listener.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class StoreClient:
         unresponsive: set[int] | None = None,
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> list[Reply]:
-        """Execute the operations, each for itself, and return their replies in the same order; an error is a `Failed`.
+        """Execute the operations, each on its own, and return their replies in the same order; an error is a `Failed`.
 
         Reports reads, and deletes of absent keys. See `BatchRun` for `unresponsive`, `on_bytes` and what it raises.
         """

@@ -1,8 +1,8 @@
 """One worker's link to one shard: the requests that wait to be sent, and those that wait for an answer.
 
 All operations of one turn of the event loop travel in one message, but for those that may take the shard long: these
-travel alone, so that nobody waits for another one's. A write whose message may have been received is
-never sent again: if its answer does not come, nobody can know its outcome (`OutcomeUnknown`). What was surely not
+travel alone, so that no request waits for another's. A write whose message may have been received is
+never sent again: if its answer does not come, its outcome is unknown (`OutcomeUnknown`). What was certainly not
 executed, because ZeroMQ never took it or the shard refused the message, waits for the shard's restart until its
 deadline and then ends as `Unavailable`.
 
@@ -176,7 +176,7 @@ class Link:
         return requests
 
     def _send(self, socket: ShardSocket, requests: list[Pending]) -> bool:
-        """Hand one message to ZeroMQ; False if it surely did not accept it."""
+        """Hand one message to ZeroMQ; False if it certainly did not accept it."""
         deadline_ns = min([pending.deadline_ns for pending in requests])
         operations = list(chain.from_iterable([pending.operations for pending in requests]))
         frame = protocol.encode_request(self._next_id, socket.incarnation, deadline_ns, operations)
@@ -230,7 +230,7 @@ class Link:
         requests = message.unanswered
         # One `Failed` is the refusal of the message as a whole, or the reply to its only operation.
         refusal = replies[0].error() if len(replies) == 1 and isinstance(replies[0], Failed) else None
-        if isinstance(refusal, Unavailable):  # surely not executed, either way
+        if isinstance(refusal, Unavailable):  # not executed, either way
             # Several messages may come back one after the other: the operations of a request keep their order.
             self._waiting = deque(sorted([*requests, *self._waiting], key=attrgetter("place")))
             self._drop_late(time.monotonic_ns())
@@ -259,7 +259,7 @@ class Link:
     def _explain_unsent(self, given_up: bool) -> KVError:
         """Return the error of a request that was never sent."""
         if self._state is _UP and not given_up:
-            return DeadlinePassed(f"shard {self._index} did not come to it in time")
+            return DeadlinePassed(f"shard {self._index} did not get to it in time")
         return Unavailable(f"shard {self._index} is down")
 
     # Connecting

@@ -130,8 +130,8 @@ class StoreMaps:
     async def list_keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         """Yield all keys that start with `prefix`, in byte order, in pages; other tasks run between them.
 
-        Not a snapshot: a key that exists throughout is listed once, one that comes or goes meanwhile may be. A `Walk`
-        would yield the same, but take three times as long: it looks at each key in Python.
+        Not a snapshot: a key that exists throughout is listed once, one that comes or goes in the meantime may be. A
+        `Walk` would yield the same, but take three times as long: it looks at each key in Python.
         """
         pages: list[list[bytes]] = [[] for _ in self._readers]
         after: list[bytes | None] = [None] * self._shards

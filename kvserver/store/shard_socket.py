@@ -51,7 +51,7 @@ class ShardSocket:
         loop.add_reader(self._monitor.FD, self.check_monitor)
 
     def send(self, frame: bytes | bytearray) -> bool:
-        """Hand a message to ZeroMQ; False if ZeroMQ did not accept it, and so surely did not send it."""
+        """Hand a message to ZeroMQ; False if ZeroMQ did not accept it, and so certainly did not send it."""
         try:
             self._socket.send(frame, _DONTWAIT, copy=len(frame) < _COPY_BELOW)
         except zmq.Again:

@@ -126,7 +126,7 @@ class Remote:
         try:
             return msgspec.msgpack.decode(answer.body, type=_Results).results
         except (msgspec.DecodeError, ValueError):
-            raise self._foreign("its answer to a batch is none") from None
+            raise self._foreign("its answer to a batch is malformed") from None
 
     def send_put(self, put: PutOperation) -> Result:
         """Execute a single put, which may be larger than a batch. Raises `TooMuch`."""

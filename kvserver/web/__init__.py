@@ -10,8 +10,8 @@
 | `exchange` | one request and its answer: the ASGI side |
 | `flow` | back-pressure, clients that stop reading, and resets |
 | `eager` | runs a coroutine up to its first wait at once |
-| `handoff` | the sending end of a hand-over: how a gateway gets a connection |
-| `feed_handoff` | when a feed connection is handed over, and what its client gets without a gateway |
+| `handover` | the sending end of a handover: how a gateway gets a connection |
+| `feed_handover` | when a feed connection is handed over, and what its client gets without a gateway |
 | `connection` | order of requests, time limits, the end |
 | `hot` | the hot path of plain reads and writes |
 | `worker` | gunicorn's worker class |

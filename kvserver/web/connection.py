@@ -21,7 +21,7 @@ from uvicorn.config import Config
 from kvserver.http import handshake
 from kvserver.web.context import WorkerContext
 from kvserver.web.exchange import Exchange
-from kvserver.web.feed_handoff import begin_handoff
+from kvserver.web.feed_handover import begin_handover
 from kvserver.web.flow import ClientFlow
 from kvserver.web.limits.load import MOST_DROPPED
 from kvserver.web.limits.peer import Peer
@@ -238,7 +238,7 @@ class HttpConnection(asyncio.Protocol):
                     self._state = ConnectionState.HANDING_OVER
                     self.flow.pause_reading()
                     self._feed_input += data[upgrade.at :]
-                    begin_handoff(self, parser.take_partial(), parser.message, self._feed_input)
+                    begin_handover(self, parser.take_partial(), parser.message, self._feed_input)
                     return
                 parser.ignore_upgrade()
             request = parser.receiving

@@ -31,7 +31,7 @@ LEFT: Final = 499
 """The status that is counted if the client left before it had any of its answer (as nginx does)."""
 
 _JOIN_UP_TO: Final = 16 << 10
-"""Bodies of answers up to this size are copied behind the head, larger ones written next to it."""
+"""Bodies of answers up to this size are copied after the head, larger ones written next to it."""
 _COPY_BELOW: Final = 1 << 20
 """Bodies of requests from this size on reach the application as they were gathered, as a bytearray: copying the largest
 would block the event loop for too long."""

@@ -45,7 +45,7 @@ class ConnectionPort(Protocol):
 
     @property
     def has_pending_input(self) -> bool:
-        """Whether anything arrived behind the request that is being answered."""
+        """Whether anything arrived after the request that is being answered."""
         ...
 
     def finish_exchange(self, keep_alive: bool) -> None:

@@ -123,7 +123,7 @@ class WebServer(UvicornServer):
         gc.freeze()  # everything so far lives as long as the worker: the collector need not look at it again
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Stop in order; cut off what is not done when the grace ends."""
+        """Stop cleanly; cut off what is not done when the grace ends."""
         context = self.context
         context.row.state = ProcessRow.STOPPING
         context.load.stopping = True

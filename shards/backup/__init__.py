@@ -1,7 +1,7 @@
 """Backups of a store: take one, restore it, verify stores and backups.
 
 - `archive`: a backup's files, how far back it can be restored, and where to cut its log.
-- `take`: copies a store, beside its server or without one.
+- `take`: copies a store, while its server runs or not.
 - `check`: compares snapshot, log and maps with each other.
 - `sandbox`: reads LMDB files that may be torn or forged, in a process of its own.
 - `restore`: makes a data directory out of a backup.

@@ -72,7 +72,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         end_lsn: where the log ends.
         first_revision, first_ms: the earliest state it can be restored to, and since when that was the state.
         last_revision, taken_ms: the latest, and when it was taken. Times are those that the clock said then, which may
-            have been set back meanwhile.
+            have been set back in the meantime.
     """
 
     format: int
@@ -143,7 +143,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
             )
         for name in (LOG, SNAPSHOTS):
             if os.path.lexists(directory / name) and not stat.S_ISDIR((directory / name).lstat().st_mode):
-                raise ArchiveError(f"{directory / name} is no directory: use another backup")
+                raise ArchiveError(f"{directory / name} is not a directory: use another backup")
         return content
 
     @property
@@ -219,7 +219,7 @@ class Cut(NamedTuple):
 
 
 class Reach:
-    """Finds the earliest state that a snapshot and the records behind its replay position can be brought to.
+    """Finds the earliest state that a snapshot and the records after its replay position can be brought to.
 
     Attributes:
         revision: of that state.
@@ -263,7 +263,7 @@ def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: i
 
 
 def _cut_at_time(archive: Archive, directory: Path, until_ms: int, segment: int) -> Cut:
-    """Find the cut behind the last change that was made when the clock said `until_ms` or less.
+    """Find the cut after the last change that was made when the clock said `until_ms` or less.
 
     The clock may have been set back after changes that it dated later. Raises `OutOfReach`, `ArchiveError`.
     """
@@ -285,7 +285,7 @@ def _cut_at_time(archive: Archive, directory: Path, until_ms: int, segment: int)
 
 
 def _changes_behind(archive: Archive, directory: Path, segment: int) -> Iterator[Record]:
-    """The records with changes behind the first revision that can be restored. Raises `ArchiveError`."""
+    """The records with changes after the first revision that can be restored. Raises `ArchiveError`."""
     for record in archive.records(directory, segment):
         if record.events and record.next_revision - 1 > archive.first_revision:
             yield record
@@ -299,7 +299,7 @@ def _shorten_or_raise(record: Record, revision: int, directory: Path) -> tuple[R
 
 
 def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
-    """Cut the record `record` behind `revision`, which is below its last; None if nothing is left.
+    """Cut the record `record` after `revision`, which is below its last; None if nothing is left.
 
     Also returns whether `revision` is within an atomic batch, which is left out as a whole. Raises `ProtocolError`.
     """

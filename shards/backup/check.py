@@ -2,7 +2,7 @@
 
 Snapshot files against their checksums, each record of theirs and its slot; the log's records from the oldest kept to
 its end, which must follow each other; the counters of manifest and board against them; each map, or a copy of it where
-a server writes to it, against snapshot and log replayed beside it.
+a server writes to it, against a replay of snapshot and log.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
     for rows in snapshot.read(file, range(SLOTS)):
         for key, record in rows:
             revision, *_ = check_record(key, memoryview(record))
-            assert key > last, f"{key!r} is behind {last!r}"  # else pages may lead in a circle
+            assert key > last, f"{key!r} does not come after {last!r}"  # else pages may lead in a circle
             last = key
             assert slot_of(key) in slots, f"{key!r} belongs to another shard"
             assert revision <= file.revision, f"{key!r} has revision {revision}, the file ends at {file.revision}"
@@ -128,7 +128,7 @@ def check_log(
         stop = _count_records(log_dir, manifest.secret, begin, until, following, figures, segment)
         if stop < until:
             needed = "" if following else "; no restart needs it, but readers of the feed that are behind"
-            why = f"no record can be read there, but the log goes on for {until - stop} bytes{needed}"
+            why = f"no record can be read there, but the log continues for {until - stop} bytes{needed}"
             return LogCheck(Finding("log", False, str(Damaged(stop, segment, why))), stop)
     torn = "; the rest of the last one is a torn tail, which the next start cuts" if found and found.behind else ""
     return LogCheck(Finding("log", True, f"{len(numbers)} segments, {figures}{torn}"), None)
@@ -167,9 +167,9 @@ def check_counters(manifest: Manifest, board: Board, tail: int, following: int) 
     if manifest.end_revision >= board.history()[1]:
         wrong.append(f"the manifest knows of revision {manifest.end_revision}, the board ends before")
     if words.oldest > tail or words.oldest_revision > following:
-        wrong.append("the board's oldest record lies behind the end")
+        wrong.append("the board's oldest record is beyond the end of the log")
     if words.synced > board.history()[0]:
-        wrong.append("the log is said to be flushed behind its end")
+        wrong.append("the log claims to be flushed beyond its end")
     text = "; ".join(wrong) or f"the board ends at revision {following - 1}, the manifest knows of its start"
     return Finding("counters", not wrong, text)
 
@@ -179,7 +179,7 @@ def check_map(
 ) -> Finding:
     """Check the map at `path` against what snapshot and log make of its slots, at the position that it is applied to.
 
-    `served`: its shard writes to it meanwhile, so it is copied first. `work`: where to do that. To keep the log
+    `served`: its shard writes to it in the meantime, so it is copied first. `work`: where to do that. To keep the log
     from being trimmed is up to the caller.
     """
     subject = f"map {shard}"
@@ -266,11 +266,11 @@ def check_archived_log(directory: Path, archive: Archive) -> Finding:
                 continue
             events, outcomes = decode_record(record.payload)
             if count_changes(events) != record.events:
-                return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
+                return Finding(LOG, False, f"the record at {record.lsn} has fewer changes than it announces")
             if any(outcome.at >= record.events for outcome in outcomes):
-                return Finding(LOG, False, f"the record at {record.lsn} tells of more changes than it has")
+                return Finding(LOG, False, f"the record at {record.lsn} announces more changes than it has")
         return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
     except ArchiveError as error:
         return Finding(LOG, False, str(error))
     except ProtocolError as error:
-        return Finding(LOG, False, f"the record behind revision {figures.last_revision} cannot be read: {error}")
+        return Finding(LOG, False, f"the record after revision {figures.last_revision} cannot be read: {error}")

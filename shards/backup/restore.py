@@ -1,7 +1,7 @@
 """Makes a data directory out of a backup, so that a server can be started on it.
 
 Snapshot and log are put back as they were, the log up to the revision asked for; the server that starts on it replays
-them. It begins a new history, far above every revision that the backup knows of: changes behind the cut may have been
+them. It begins a new history, far above every revision that the backup knows of: changes after the cut may have been
 seen. The manifest is written last; until then a mark in the directory keeps a server from starting on it.
 """
 

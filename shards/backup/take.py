@@ -1,9 +1,9 @@
 """Takes backups: copies a store's last snapshot and the log since, with or without a running server.
 
 No other process waits: the snapshot's files never change, and are opened before anything else, so that a newer snapshot
-may remove them meanwhile; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup has
-nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps, since
-one large flush would delay those of the log.
+may remove them in the meantime; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup
+has nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps,
+since one large flush would delay those of the log.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
         except FileNotFoundError as error:
             if Manifest.load(data_dir) == manifest:  # else a newer snapshot took its place
                 raise BackupError(
-                    f"the snapshot file {error.filename} is missing: `kvserver check` says more"
+                    f"the snapshot file {error.filename} is missing: `kvserver check` has details"
                 ) from None
 
 
@@ -281,7 +281,7 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
     if copy.write(f"{SNAPSHOTS}/{file.name}", chunks) != (file.size, file.checksum):
         raise BackupError(
             f"the snapshot file {file.name} of the store is damaged: its checksum is not that in the manifest; "
-            "`kvserver check` says more"
+            "`kvserver check` has details"
         )
 
 
@@ -301,7 +301,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segme
     if fold.lsn < end.lsn or fold.next_revision - 1 != end.revision:
         number, offset = divmod(fold.lsn, segment)
         raise BackupError(
-            f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` says more"
+            f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` has details"
         )
     return parts, reach
 

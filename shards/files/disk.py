@@ -1,6 +1,6 @@
-"""The system calls of the log as one object.
+"""The system calls that change files of the store, as one object: log, snapshots and backups use it.
 
-A test can replace it by a disk that fails, fills up or loses power, and stop a run between any two steps.
+A test can replace it with a disk that fails, fills up or loses power, and can stop a run between any two steps.
 """
 
 from __future__ import annotations

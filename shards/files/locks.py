@@ -2,8 +2,8 @@
 
 A *turn* (append, flush) is a flock, so that `/proc/locks` names its holder. A *lock for life* (the store, a shard, a
 row of the board) is an OFD lock: the kernel frees it when its holder dies, and any process can ask with F_OFD_GETLK
-whether that lives, which takes nothing. (To probe by trying the lock makes the owner's own attempt fail meanwhile.)
-Python's descriptors are close-on-exec, so a child started by command line never keeps its parent's lock.
+whether that lives, which takes nothing. (To probe by trying the lock makes the owner's own attempt fail in the
+meantime.) Python's descriptors are close-on-exec, so a child started by command line never keeps its parent's lock.
 
 See fcntl(2), "Open file description locks", and flock(2).
 """
@@ -26,8 +26,8 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_
 def open_lock(path: Path) -> int:
     """Open the lock file `path`, which must not be a link; create it (mode 0600) if missing. It is never unlinked.
 
-    It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
-    server could not open it otherwise. Raises `OSError`, also for what is no file: nothing is waited for.
+    It belongs to the owner of its directory, also if root creates it, by a command next to a server of another user:
+    the server could not open it otherwise. Raises `OSError`, also for what is no file: nothing is waited for.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):

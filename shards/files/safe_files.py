@@ -172,7 +172,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
     """
     path = resolve_path(path, Care.WRITE)
     number = _own_descriptor(path)
-    if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
+    if number is not None:  # not reopened: what others have written to it stays, and what they write comes after
         with os.fdopen(_dup(number, path), "wb") as file:
             yield file
         return

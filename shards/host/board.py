@@ -1,7 +1,7 @@
 """The board: one small shared-memory table that all processes of a store map.
 
 Every word is 8 bytes, aligned, and written by one process at a time with one store (`memoryview.cast("Q")`;
-`struct.pack_into` would zero the word first, and readers see that). Each word is valid by itself; where two belong
+`struct.pack_into` would zero the word first, and readers see that). Each word is valid on its own; where two belong
 together there is a rule:
 
 - **The history** is {tail, next revision} in two slots and `turn`, a count of appends whose lowest bit names the
@@ -145,7 +145,7 @@ class BoardError(Exception):
 
 
 class BoardNotBelieved(BoardError):
-    """Something stands at the board's path, but it is no board, or another user may have put it there."""
+    """Something is at the board's path, but it is not a board, or another user may have put it there."""
 
 
 class BoardOutOfReach(BoardError):
@@ -219,7 +219,7 @@ class Board:
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
-        """Create a board under a temporary name beside `path`, all rows empty, not yet marked recovered.
+        """Create a board under a temporary name next to `path`, all rows empty, not yet marked recovered.
 
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.

@@ -179,7 +179,7 @@ class ShardRow(ProcessRow):
     FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
 
     def set_open(self, revision: int, lsn: int) -> None:
-        """Note that a record whose first revision is `revision` is about to be appended at `lsn`, or behind filler
+        """Note that a record whose first revision is `revision` is about to be appended at `lsn`, or after filler
         there.
         """
         self.open_revision = revision
@@ -253,7 +253,7 @@ class ExporterWords(Row):
     pid = Word(0)  # of the process that serves; 0: none has begun to
 
     OTHERS: ClassVar[tuple[str, ...]] = ("gateway", "web", "metrics")
-    """Children beside shards, in the order of their words."""
+    """Children besides shards, in the order of their words."""
 
     def read_restarts(self) -> dict[str, int]:
         """Read how often each child, shards aside, was started again, by name."""

@@ -3,10 +3,10 @@
 x86-64 shows the stores of a process in their order, and does its loads in their order. Other processors, ARM64 among
 them, keep neither order without a fence; the rules of the board need some of both. (None of them needs a store to be
 seen before a later load, which x86-64 does not give either.) Each place that needs a fence has a name here. A lock or a
-message that passes from one process to another orders the accesses on its two sides by itself.
+message that passes from one process to another orders the accesses on its two sides without one.
 
 A release of a lock followed by its acquisition is a fence: accesses before it are done before the release, accesses
-behind it after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
+after it after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
 Load-Acquire and Store-Release are RCsc). Python has no cheaper one.
 """
 
@@ -21,7 +21,7 @@ from typing import Final
 
 
 class Fence(Enum):
-    """Each place that needs a fence: the accesses before it, and those behind it."""
+    """Each place that needs a fence: the accesses before it, and those after it."""
 
     RECORD_THEN_TURN = "the writes of a record, its open words and the other slot; the store of `turn`"
     TURN_THEN_SLOT = "the load of `turn`; the loads of its slot, of open words, of the log"

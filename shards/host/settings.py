@@ -154,7 +154,7 @@ def _is_number(text: str) -> bool:
 
 
 def size(low: int, high: int) -> Callable[[str], int]:
-    """Bytes from `low` to `high`: a whole number, with KiB, MiB or GiB behind it if wanted."""
+    """Bytes from `low` to `high`: a whole number, with KiB, MiB or GiB after it if wanted."""
     units = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "": 1}
 
     def parse(text: str) -> int:

@@ -54,7 +54,7 @@ class Group:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
         staged, replies, load, budget: what has been decided so far, by its kind.
         checks_budget: whether puts must be checked against `policy` and the memory limit.
-        outcomes: what the operations that are done once have done, to be logged behind the events.
+        outcomes: what the operations that are done once have done, to be logged after the events.
         batch_spans: where the events of each atomic batch begin and end.
         batch_start: where those of the batch begin that is being decided; None: outside of a batch.
         expiry_lag_ms: how late the first expiry of `expire_due` is.

@@ -62,7 +62,7 @@ class PendingReplies:
     def count_answer(self, size: int) -> None:
         """Count a value of `size` bytes that a reply will carry. Raises `Overloaded`."""
         if self.bytes + size > MAX_ANSWERS:
-            raise Overloaded("too many large values were asked for at once")
+            raise Overloaded("too many large values were requested at once")
         self.bytes += size
         self._load.count_work(size)
 

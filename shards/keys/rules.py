@@ -249,7 +249,7 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
 def decide_once(group: Group, once: Once) -> Reply:
     """Do an operation, unless its identity was done before: then answer as then, and do nothing.
 
-    What is refused, or changes nothing, is not remembered: a repeat is decided anew.
+    What is refused, or changes nothing, is not remembered: a repeat is decided from scratch.
     """
     replayed = group.find_replay(once)
     if replayed is not None:

@@ -77,8 +77,8 @@ class LogAppender:
         when it has applied the record. Does not flush.
 
         Waits while the next segment is being made, with heartbeats in the row. Raises `LogFull` if none can be made,
-        `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
-        record is larger than a segment. Then nothing is appended and the open words are clear.
+        `GivenUp` if `give_up` says so in the meantime, `LogBroken` after a failed flush, `LogError` if writing fails
+        or the record is larger than a segment. Then nothing is appended and the open words are clear.
         """
         return self._append_record(DATA, payload, events, now)
 

@@ -18,7 +18,7 @@ MAX_REVISION = 1 << 53
 
 _RESERVE = 1 << 28  # more revisions than the lost end of a log may have held
 LAST_TO_GO_ON_FROM = MAX_REVISION - 1 - 2 * _RESERVE
-"""The last revision that leaves some for a new history behind it, whatever chance says, and whatever the clock."""
+"""The last revision that leaves some for a new history after it, whatever chance says, and whatever the clock."""
 _PER_MS_BITS = 10  # a history takes fewer than 1,024 revisions a millisecond over its life
 _BELIEVED_MS = 7_258_118_400_000  # 2200-01-01
 
@@ -84,7 +84,7 @@ def first_revision_of_run(last_known: int, now_ms: int) -> int:
 
     It is the run's mark, and not found in the data: if they are put back to an older copy, whatever the lost runs gave
     out lies between the revisions that the log has, and nothing of it is ever given out again. So the clock says it.
-    Where the history is ahead of the clock, chance does: the same revision comes twice once in millions of times.
+    If the history is ahead of the clock, chance decides: the same revision comes twice once in millions of times.
     Raises `OverflowError` if it would not be below 2**53.
     """
     by_clock = _by_clock(now_ms)

@@ -23,7 +23,7 @@ class LogBroken(LogError):
 
 
 class LogFull(LogError):
-    """There is no space for the record: the disk is full, or no segment can be made behind the current one."""
+    """There is no space for the record: the disk is full, or no segment can be made after the current one."""
 
 
 class GivenUp(LogError):

@@ -32,7 +32,7 @@ class LogFold:
         self.synced, self.kind = lsn, 0
 
     def take(self, record: Record) -> bool:
-        """Continue behind `record` if it fits; whether it did."""
+        """Continue after `record` if it fits; whether it did."""
         if not records.follows(record, self.next_revision):
             return False
         if record.kind != FILLER:

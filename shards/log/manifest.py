@@ -1,4 +1,4 @@
-"""The manifest names the store, and where a restart begins: the one file beside the log that every store has.
+"""The manifest names the store, and where a restart begins: the one file next to the log that every store has.
 
 It is replaced as a whole, and a changed one is refused (see `checksummed_json`). The files that it names were made
 durable before it; files that it does not name are not needed.
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         secret: 64 bits that seed the checksums of log and snapshots, so that no foreign bytes pass for its own.
         device, inode: of the data directory when this was written; another inode means that the store is a copy.
         epoch: name of the history when this was written; empty before the first.
-        last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
+        last_start: of the run in which this was written: the log after the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
         files: the snapshot, one file for each shard there was; empty: no snapshot, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if not all(0 <= number < 1 << 64 for number in (self.secret, self.device, self.inode)):
             raise ValueError("secret, device and inode are whole numbers of 64 bits")
         if self.files and sorted(file.shard for file in self.files) != list(range(self.files[0].shards)):
-            raise ValueError("the snapshot has not one file for each shard")
+            raise ValueError("the snapshot does not have one file for each shard")
         if len({file.shards for file in self.files}) > 1 or len({file.name for file in self.files}) < len(self.files):
             raise ValueError("files of the snapshot have the same name, or are of another number of shards")
         self._compare_positions()
@@ -110,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             ("revision", self.replay_revision, self.end_revision),
         ):
             if replay > end:
-                raise ValueError(f"a restart would begin at {what} {replay}, behind the end of the history, {end}")
+                raise ValueError(f"a restart would begin at {what} {replay}, after the end of the history, {end}")
         if not self.files and (self.replay_lsn or self.replay_revision):
             raise ValueError(f"a restart would begin at byte {self.replay_lsn}, but there is no snapshot of that place")
 

@@ -1,6 +1,6 @@
 """Pins on the log: a process that copies or checks a running store keeps the log that it reads from being trimmed.
 
-A pin is a lock for life on a place in the file `backup` beside the other locks, and the LSN stored there: the kernel
+A pin is a lock for life on a place in the file `backup` next to the other locks, and the LSN stored there: the kernel
 frees it when its holder dies, however that happens. The trimmer reads all pins **after** it has decided what a restart
 needs; the holder of a pin reads the manifest after it has taken its pin. So either the trimmer sees the pin, or the
 holder sees the manifest by which was trimmed.

@@ -127,7 +127,7 @@ def seal(
 
 
 def filler(lsn: int, length: int, synced: int, now: Now, secret: int) -> bytes:
-    """Build the header of a FILLER that skips `length` bytes behind itself."""
+    """Build the header of a FILLER that skips `length` bytes after itself."""
     return seal(FILLER, NO_SHARD, 0, length, lsn, synced, 0, now, checksum(b"", secret))
 
 
@@ -163,7 +163,7 @@ def decode_header(buffer: bytes, at: int = 0) -> Record | None:
 def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None) -> Record | None:
     """Decode the whole record at `at`, of LSN `expected` if that is given.
 
-    None if there is no record, it is damaged, or it continues behind the buffer's end.
+    None if there is no record, it is damaged, or it continues after the buffer's end.
     """
     if len(buffer) - at < HEADER:
         return None
@@ -200,7 +200,7 @@ def walk(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
 def search(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
     """Yield every whole record anywhere from `at` on in `buffer`, whose first byte is `lsn`.
 
-    For what lies behind a place at which `walk` stopped: it says how far the log once was flushed.
+    For what is after a place at which `walk` stopped: it says how far the log once was flushed.
     """
     while (at := buffer.find(_MAGIC, at)) >= 0:
         record = decode(buffer, secret, at, lsn + at)

@@ -2,11 +2,11 @@
 
 The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
 any crash may leave and no client was promised, unless something says that it had been flushed: the `synced` of a record
-behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
+after it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
 which a map was applied. Then it is **damage**, and nothing is touched. So is a log that ends before the end that the
 manifest knows of, a segment that is missing below that end or below a later segment, and one that is not whole.
 
-A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
+A torn tail is cut: zeroed to its segment's end, everything after it removed, so that nothing of it can ever continue
 the log again. Bytes above the highest `synced` found may be in the page cache alone, even if a flush seemed to
 succeed after one that failed: it is written again and flushed before it is trusted.
 
@@ -92,7 +92,7 @@ class Examined(NamedTuple):
     Attributes:
         fold: over the records that fit, from the replay position on.
         losses: LSN and description of what is missing of segments.
-        behind: the records behind the first one that does not fit, without payloads.
+        behind: the records after the first one that does not fit, without payloads.
         synced: the highest LSN of what fits that something said was flushed.
         damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
     """
@@ -159,7 +159,7 @@ def _examine_image(
     elif not records.is_torn(fold.lsn, there):
         more = max(there) - fold.lsn
         if records.is_torn(fold.lsn, in_files) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
-            damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot goes on for {more} bytes")
+            damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot continues for {more} bytes")
         else:
             damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
     return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
@@ -185,7 +185,7 @@ def recover_log(
     Args:
         replay_lsn, replay_revision: the manifest's replay position: an LSN, and the last revision below it.
         last_start, last: the run in which the manifest was written, and when that was; for a log without a record
-            behind the replay position.
+            after the replay position.
         end_lsn: where the log ended, durably, when the manifest was written.
         old_board: the board that the last run left, only if the machine was not booted since.
         applied: LSNs up to which maps were applied, only of maps made since the machine was booted.

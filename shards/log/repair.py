@@ -1,4 +1,4 @@
-"""Cuts a damaged log knowingly: everything behind the damage is given up, and the next start begins a new history.
+"""Cuts a damaged log knowingly: everything after the damage is given up, and the next start begins a new history.
 
 A manifest cannot be repaired, for its secret is in no other place, and neither can a snapshot.
 """

@@ -1,7 +1,7 @@
 """The log's segments: made ahead, used again, trimmed. By the supervisor alone.
 
 A segment is filled with zeros before it is used, because flushing a few KB costs half as much again where a file grows
-or is only allocated. It is filled in steps with pauses, since a burst of 64 MiB holds up the flushes beside it; under
+or is only allocated. It is filled in steps with pauses, since a burst of 64 MiB holds up concurrent flushes; under
 a temporary name, so that what has a segment's name is whole; then synced, renamed, the directory synced, and only then
 shown on the board as `ready`. A trimmed segment waits as a spare and becomes a segment the same way, uncleared: old
 bytes carry another LSN.
@@ -60,7 +60,7 @@ def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
     names = disk.names(log_dir)
     for doomed in reversed([n for n in segment_numbers(names) if n > number]):
         disk.unlink(log_dir / segment_name(doomed))
-        disk.sync_directory(log_dir)  # each by itself: a crash must never leave a gap, which is taken for damage
+        disk.sync_directory(log_dir)  # one by one: a crash must never leave a gap, which is taken for damage
     for name in names:
         if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX)):
             disk.unlink(log_dir / name)
@@ -114,7 +114,7 @@ class Segments:
         self._show_oldest(numbers[0])
 
     def prepare_next(self, expendable: Callable[[], int] = lambda: 0) -> bool:
-        """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
+        """Make one more segment if less than a whole one is ready after the log's end; whether it did.
 
         To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable()`
         are trimmed to make some; if there are none, `full` is set on the board, and cleared when there is space again.
@@ -158,7 +158,7 @@ class Segments:
                 spares += 1
             else:
                 self._disk.unlink(path)
-            self._disk.sync_directory(self._log_dir)  # each by itself: see `remove_behind`
+            self._disk.sync_directory(self._log_dir)  # one by one: see `remove_behind`
         return len(doomed)
 
     def count(self) -> int:

@@ -5,7 +5,7 @@
 - `cursor`: a position in a map, for lists.
 - `reader`: reads a map from any process but its shard's.
 - `storage`: the file as its owner holds it: transactions that make room for themselves.
-- `outcome_table`: what the shard has done once, in its map.
+- `outcome_table`: the outcomes of operations with an Idempotency-Key, in the shard's map.
 - `owner`: applies records to a map.
 - `snapshot`: copies all maps to disk, and reads such a copy.
 - `build`: keeps the map of a shard at a start, or builds it from snapshot and log.

@@ -43,8 +43,8 @@ _BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")
 log = logging.getLogger(__name__)
 
 
-class RestoreError(Exception):
-    """A map cannot be brought into being; the message says why and what can be done."""
+class MapBuildError(Exception):
+    """A map cannot be opened or built; the message says why, and what to do."""
 
 
 def open_map(board: Board, shard: int) -> MapOwner:
@@ -53,9 +53,9 @@ def open_map(board: Board, shard: int) -> MapOwner:
     Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
     map directory; beats the row's heart, sets its `map_generation`, clears its open words.
 
-    Raises `RestoreError`, `MapFull` if there is no room, `LogError` if the log cannot be flushed or read.
+    Raises `MapBuildError`, `MapFull` if there is no room, `LogError` if the log cannot be flushed or read.
     """
-    return _Restore(board, shard).run()
+    return _MapOpening(board, shard).run()
 
 
 def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
@@ -136,8 +136,8 @@ def fill(
     return floors
 
 
-class _Restore:
-    """The state of one `open_map`."""
+class _MapOpening:
+    """One call of `open_map`."""
 
     def __init__(self, board: Board, shard: int) -> None:
         facts = board.facts
@@ -202,7 +202,7 @@ class _Restore:
             found = self._open_own(generation)
             if found is None:
                 continue
-            if found.storage.full:  # its free pages are no use to large values; built anew it has none
+            if found.storage.full:  # its free pages are no use to large values; rebuilt, it has none
                 found.close()
                 shutil.rmtree(map_path(self._map_dir, self._shard, generation))
                 continue
@@ -269,7 +269,7 @@ class _Restore:
                 return self._build_from(manifest)
             except (Trimmed, SnapshotError) as error:
                 if manifest is None or Manifest.load(self._data_dir) == manifest:
-                    raise RestoreError(
+                    raise MapBuildError(
                         f"the map of shard {self._shard} cannot be built: {error}; restore the store from a backup"
                     ) from None
 

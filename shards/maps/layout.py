@@ -179,7 +179,7 @@ class MetaReader(Protocol):
 def read_meta(path: Path, *, subdir: bool = True) -> Meta:
     """Read identity and position of the map at `path` (or, unless `subdir`, in that file).
 
-    No process may write the map meanwhile. A forged file may end this process: see `sandbox`. Raises `MapError`.
+    No process may write the map in the meantime. A forged file may end this process: see `sandbox`. Raises `MapError`.
     """
     data = path / "data.mdb" if subdir else path
     try:

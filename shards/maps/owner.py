@@ -238,7 +238,7 @@ def _apply_events(
     touched: dict[bytes, tuple[int, int, int, int, int, int]] = {}  # headers to be written, each once, at the end
     for revision, change in changes(events, record.revision):
         if isinstance(change, PrefixMarked):
-            continue  # changes nothing by itself
+            continue  # changes nothing on its own
         key = change.key
         if floors is not None and revision <= floors[slot_of(key)]:
             continue

@@ -2,9 +2,9 @@
 shards.maps.snapshot`.
 
 The order is what makes it right. The replay position is the board's watermark, taken before the first copy starts: all
-up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer, so each file is
-the state at some place behind the replay position, which is stored in the file. Then the log is flushed to its tail: no
-file may hold what the log could lose. Then files and directories are synced, and only then does the manifest name
+up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer: each file
+is the state at some place after the replay position, which is stored in the file. Then the log is flushed to its tail:
+no file may hold what the log could lose. Then files and directories are synced, and only then does the manifest name
 them. What the manifest does not name is removed, before the next snapshot too.
 
 The reader of a copy keeps the map from using old pages again. A map that grows by more than 512 MiB, and more than a
@@ -184,7 +184,7 @@ def _write_chunk(fd: int, chunk: bytes, path: Path) -> None:
 
 
 def new_digest(secret: int) -> blake2b:
-    """The hash behind the checksums of snapshot files, keyed with the store's secret: another store's file has
+    """The hash used for the checksums of snapshot files, keyed with the store's secret: another store's file has
     another."""
     return blake2b(digest_size=16, key=secret.to_bytes(8, "little"))
 

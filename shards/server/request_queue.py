@@ -202,7 +202,7 @@ class RequestQueue:
         """Put back the operations of `group`, which `take_group` returned, that were not executed.
 
         `done`: how many were, for each message. In the first line, operations that will take long move to the second.
-        In the second, a message that has had its turn goes behind all others.
+        In the second, a message that has had its turn goes after all others.
         """
         line = self._small if small else self._large
         slow: list[QueuedMessage] = []

@@ -55,7 +55,7 @@ class Sockets:
         self._publisher = self._context.socket(zmq.PUB)
         self._poller = zmq.Poller()
         for stale in run_dir.glob(f"shard-{shard}-*.req"):
-            with contextlib.suppress(OSError):  # a directory of that name belongs to somebody else
+            with contextlib.suppress(OSError):  # a directory of that name belongs to another user
                 stale.unlink()
         # A lost file is bound again without an unbind: ZeroMQ would remove it later, so maybe the new one.
         self._files: list[KeptFile] = []
@@ -72,7 +72,7 @@ class Sockets:
         self._poller.register(self._router, zmq.POLLIN)
 
     def restore_files(self) -> None:
-        """Bind the sockets' files again where somebody has removed them. Connected peers stay connected."""
+        """Bind the sockets' files again if they were removed. Connected peers stay connected."""
         for file in self._files:
             file.restore_if_gone()
 

@@ -81,7 +81,7 @@ class Clock(Protocol):
 
 
 class MapAllowance:
-    """How many bytes of changes surely fit into a map: measured now and then, and estimated in between.
+    """How many bytes of changes certainly fit into a map: measured now and then, and estimated in between.
 
     Attributes:
         bytes_left: below 0 if the reserve is in use.

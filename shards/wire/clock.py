@@ -68,8 +68,8 @@ def resumed(last: Now, wall_ms: int, boottime_ms: int, offset_ms: int | None) ->
     """Return the offset that makes steady time of CLOCK_BOOTTIME in the run that begins now.
 
     Lifetimes continue while no server runs. Within a boot the offset stays; over a boot only the wall clock knows how
-    long that was. If it was set back meanwhile, lifetimes do not shorten for that time: it is better to keep a value
-    for too long than to lose it too early.
+    long that was. If it was set back in the meantime, lifetimes do not shorten for that time: it is better to keep a
+    value for too long than to lose it too early.
 
     Args:
         last: the last moment on record; (0, 0) for a new store.

@@ -1,7 +1,7 @@
 """Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
 
-The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
-is rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating
+The same class is raised where the fault is found (a shard, a worker, a resource), crosses the wire as its code, and is
+rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating
 system, whose errno (errno(3)) is never reported as another. Pure.
 """
 
@@ -11,9 +11,9 @@ import errno
 from typing import ClassVar, Final
 
 NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""There is no room for it, or none for this user."""
+"""The disk is full, or the quota of this user is."""
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-"""Process or machine has no more of something, for the moment."""
+"""The process or the machine has run out of something, for now."""
 
 _WHAT_HELPS: Final = {
     errno.ENOSPC: "make room there",
@@ -39,7 +39,7 @@ class KVError(Exception):
         code: stable identifier, also on the wire and in `/docs/errors/{code}`.
         status: HTTP status.
         title: the code in words, the same for every occurrence.
-        hint: what would be right instead.
+        hint: how to do it right.
         detail: what was wrong this time, in at most `DETAIL_CHARACTERS`; empty if the title says it all.
         revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
         members: further facts for the client, added to the problem document of the error.
@@ -92,7 +92,7 @@ class Unauthorized(KVError):
 class InvalidToken(Unauthorized):
     code = "invalid_token"
     title = "The token is not known"
-    hint = "Send `Authorization: Bearer <token>` with a token that was not revoked."
+    hint = "Send `Authorization: Bearer <token>` with a token that has not been revoked."
 
 
 class BadTicket(Unauthorized):
@@ -108,7 +108,7 @@ class Forbidden(KVError):
 
 
 class ForbiddenOrigin(Forbidden):
-    """A page in a browser asks, whose origin is not among those that are listed."""
+    """The request comes from a page in a browser whose origin is not listed."""
 
     code = "forbidden_origin"
     title = "Pages of this origin may not use the store"
@@ -230,8 +230,8 @@ class UnsupportedMediaType(KVError):
 
 class RangeNotSatisfiable(KVError):
     code, status = "range_not_satisfiable", 416
-    title = "The range lies behind the end of the value"
-    hint = "Content-Range says how many bytes there are."
+    title = "The range starts after the end of the value"
+    hint = "Content-Range has the size of the value."
 
 
 class Misdirected(KVError):
@@ -252,7 +252,7 @@ class IdempotencyMismatch(KVError):
 
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
-    title = "Not done, since another operation of the atomic batch failed"
+    title = "Not done, because another operation of the atomic batch failed"
     hint = "Fix the operation that failed, and send the whole batch again."
 
 
@@ -269,7 +269,7 @@ class Overloaded(KVError):
 
 
 class Unavailable(KVError):
-    """Surely not executed: the shard is down, was never given the request, or refused it."""
+    """Not executed: the shard is down, never got the request, or refused it."""
 
     code, status = "unavailable", 503
     title = "The shard that owns the key is not available; nothing was done"
@@ -289,7 +289,7 @@ class OutcomeUnknown(KVError):
 
     code, status = "outcome_unknown", 504
     title = "The shard did not answer: the write may or may not have been done"
-    hint = "Repeat it if it had an Idempotency-Key, with the same one; else read the key before you repeat it."
+    hint = "If it had an Idempotency-Key, repeat it with the same one; else read the key before you repeat it."
 
 
 class InsufficientStorage(KVError):
@@ -314,19 +314,19 @@ class MemoryLimit(InsufficientStorage):
 
 
 class StaleIncarnation(Unavailable):
-    """A shard refused a message that was meant for its predecessor. Surely not executed."""
+    """A shard refused a message that was meant for its predecessor. Not executed."""
 
     code = "stale_incarnation"
 
 
 class DeadlinePassed(Unavailable):
-    """A shard dropped a message whose deadline had passed. Surely not executed."""
+    """A shard dropped a message whose deadline had passed. Not executed."""
 
     code = "deadline_passed"
 
 
 class ProtocolError(KVError):
-    """A message to a shard that its protocol does not know. Surely not executed."""
+    """A message to a shard that its protocol does not define. Not executed."""
 
     code = "protocol_error"
     title = "A shard could not read the request"

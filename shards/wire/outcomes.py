@@ -128,7 +128,7 @@ def without_large_values(reply: Remembered, most: int = REMEMBERED_BYTES) -> tup
 
 def _part_of_batch(part: OfOne, withheld: bool) -> OfOne:
     """Return what is remembered of the reply to an operation of an atomic batch: of a change without a value no client
-    is told more than its revision."""
+    gets more than its revision."""
     if isinstance(part, Value):
         value, kind = (b"", "") if withheld else (part.value, part.content_type)
         return Value(part.revision, part.existed, value, kind, part.expires_ms)

@@ -1,6 +1,6 @@
 """The wire: requests to a shard, its replies, the events it logs and publishes. Pure; this docstring is the spec.
 
-**Request**, DEALER to the shard's ROUTER, one frame (beside the identity that ROUTER adds): a header and a body::
+**Request**, DEALER to the shard's ROUTER, one frame (besides the identity that ROUTER adds): a header and a body::
 
     header  magic b"KVQ1" | operations u32 | id u64 | incarnation u64 | deadline u64       little endian, 32 bytes
     body    MessagePack array of operations, each an array that starts with its tag
@@ -14,7 +14,7 @@
 - A message holds at most `MESSAGE_OPS` operations (those of an atomic batch count singly) and `MESSAGE_BYTES` bytes,
   but one operation may be larger alone.
 - Operations of one message on one key are executed in their order, not as a unit: other messages may come between
-  them, and each succeeds or fails by itself. What has not begun at the deadline is refused.
+  them, and each succeeds or fails on its own. What has not begun at the deadline is refused.
 - Once patches of a message have written `PATCHED_BYTES`, its further ones are refused with `patches_too_large`: each
   logs the whole value, whatever was sent.
 - A message is **small** if it holds at most `SMALL_OPS` operations, takes at most `SMALL_BYTES`, and `is_plain`. It
@@ -85,7 +85,7 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
                                                             the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
-    6 Outcome       identity, fingerprint, at, slot,        takes no revision, and stands behind all others: what a
+    6 Outcome       identity, fingerprint, at, slot,        takes no revision, and follows all others: what a
                     withheld, reply bin                     `Once` did. at: the place of its last event in the record,
                                                             from 0; slot: of its keys; reply: a reply as MessagePack,
                                                             whose revision ~n is that of the record's event n
@@ -523,7 +523,7 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
 
 
 def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome]]:
-    """Decode the events of a record's payload, and the outcomes behind them. Raises `ProtocolError`."""
+    """Decode the events of a record's payload, and the outcomes after them. Raises `ProtocolError`."""
     try:
         decoded = _decode_events(payload)
     except _UNREADABLE as error:
@@ -533,7 +533,7 @@ def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcom
     events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
     outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
     if len(events) + len(outcomes) < len(decoded):
-        raise ProtocolError("events: an outcome stands before an event")
+        raise ProtocolError("events: an outcome comes before an event")
     return events, outcomes
 
 

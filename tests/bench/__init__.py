@@ -6,5 +6,5 @@
 - `parts`: what is measured; a row of its table is a choice of `--parts`.
 
 Nothing here is a test: no figure can fail. What else runs on the machine disturbs all of it, so contenders take turns,
-and a ratio is that of neighbours in the same round. Ratios can be compared with those of another day, rates cannot.
+and a ratio is that of neighbors in the same round. Ratios can be compared with those of another day, rates cannot.
 """

@@ -19,6 +19,7 @@ class CannedServer:
         requests: the heads of those that came.
         connections: how many were accepted.
         pause_s: seconds after each byte of a body; 0: bodies are sent at once.
+        drips_head: send the head byte by byte too.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -29,6 +30,7 @@ class CannedServer:
         self.requests: list[str] = []
         self.connections = 0
         self.pause_s = 0.0
+        self.drips_head = False
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._accept)]
@@ -75,6 +77,7 @@ class CannedServer:
                 if not answer:
                     return
                 start = answer.index(b"\r\n\r\n") + 4 if self.pause_s else len(answer)
+                start = 0 if self.drips_head else start
                 client.sendall(answer[:start])
                 for byte in answer[start:]:
                     client.sendall(bytes((byte,)))

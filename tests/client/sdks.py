@@ -64,7 +64,7 @@ def _python(kind: str) -> Callable[[], list[str]]:
 
 
 def _build_c() -> list[str]:
-    """With the sanitizers: a leak, an overflow or undefined behaviour ends the driver badly, which fails the test."""
+    """With the sanitizers: a leak, an overflow or undefined behavior ends the driver badly, which fails the test."""
     program = Path(mkdtemp(prefix="conform-c-")) / "conform"
     flags = [*_run(["pkg-config", "--cflags", "--libs", "libcurl", "jansson"]).split(), "-lwslay"]
     sources = [str(SDK / "c" / "tests" / "conform.c"), str(SDK / "c" / "kvclient.c")]

@@ -278,7 +278,7 @@ def test_a_page_whose_name_was_given_the_server_s_address(tmp_path: Path, page: 
 def test_a_browser_is_led_to_the_manual(guarded: Server, page: Page) -> None:
     for path in ("/", "/docs", "/console"):
         page.goto(guarded.url + path)
-        assert page.url == guarded.url + "/docs/" and page.title() == "kvserver API"
+        assert page.url == guarded.url + "/docs/" and page.title() == "Manual · kvserver"
 
 
 class Breaking:

@@ -14,6 +14,7 @@ import pytest
 import kvserver
 from kvserver.client import __version__
 from tests.system.harness import Server
+from tests.system.test_manual import blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +81,7 @@ def test_it_works(python: Path, server: Server, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "greeting 5",
-        "AsyncClient needs aiohttp: pip install 'kvserver-client[async]'",
+        "AsyncClient needs aiohttp: pip install aiohttp yarl",
         "no server",
     ]
 
@@ -95,6 +96,17 @@ def test_programs_with_it_are_checked_for_types(python: Path, tmp_path: Path) ->
     program.write_text("from kvserver.client import Client\nnumber: int = Client().get('k')\n")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and 'expression has type "Entry | None"' in done.stdout
+
+
+def test_the_samples_of_the_manual_are_checked_for_types(tmp_path: Path) -> None:
+    programs = [text for language, text in blocks() if language == "python"]
+    for number, program in enumerate(programs):
+        (tmp_path / f"sample_{number}.py").write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", os.devnull]
+    done = subprocess.run(
+        [*command, *sorted(tmp_path.glob("*.py"))], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "") and len(programs) >= 10
 
 
 @pytest.mark.parametrize(

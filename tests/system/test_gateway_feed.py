@@ -16,7 +16,7 @@ import pytest
 import zmq
 from websockets.frames import Close, Opcode
 
-from kvserver.web.handoff import ACCEPTED, VERSION
+from kvserver.web.handover import ACCEPTED, VERSION
 from shards.host.board import Board, ProcessRow
 from shards.log.appender import LogAppender
 from shards.log.records import HEADER
@@ -288,7 +288,7 @@ def test_the_gateway_belongs_to_one_run_of_the_store(store: Store, shards: FakeS
     new.close()
 
 
-# Hand-over
+# Handover
 
 
 def hand_over(store: Store, row: int, peer: str, head: bytes = b"", rest: bytes = b"", version: int = VERSION) -> Raw:

@@ -77,8 +77,9 @@ def shell(server: Server, text: str, place: Path, **more: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def new() -> Iterator[Callable[..., Server]]:
+@pytest.fixture
+def new(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers of the test's own, which stop before `tmp_path` goes, where their data are."""
     started: list[Server] = []
 
     def make(data_dir: Path, *options: str) -> Server:

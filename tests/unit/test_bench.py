@@ -81,7 +81,7 @@ def test_contenders_take_turns_and_so_does_who_is_first() -> None:
     assert results["a"] == [{"turn": 1.0}, {"turn": 6.0}, {"turn": 8.0}]
 
 
-def test_a_ratio_is_that_of_neighbours() -> None:
+def test_a_ratio_is_that_of_neighbors() -> None:
     findings = Findings()
     ours = [{"ops/s": 100.0, "only": 1.0}, {"ops/s": 10.0, "only": 1.0}, {"ops/s": 300.0, "only": 1.0}]
     theirs = [{"ops/s": 50.0}, {"ops/s": 5.0}, {"ops/s": 50.0}]

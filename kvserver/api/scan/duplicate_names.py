@@ -131,7 +131,7 @@ _FIXED: Final = {
     0xD7: 9,
     0xD8: 17,
 }
-"""Bytes behind the first one: nil, booleans, numbers, extension types of a fixed size."""
+"""Bytes after the first one: nil, booleans, numbers, extension types of a fixed size."""
 _COUNTED: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 """Bytes of the count of what follows: bin, ext, str."""
 _EXTENSIONS: Final = (0xC7, 0xC8, 0xC9)

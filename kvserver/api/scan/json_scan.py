@@ -41,7 +41,7 @@ _UNIT: Final = (
     rb'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
     rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4})*"
 )
-"""Of the inside of a string what does not break up a character that is written as one or two escapes."""
+"""The part of a string that does not split a character written as one or two escapes."""
 
 _units: Final = re.compile(_UNIT, re.DOTALL)
 _inside: Final = re.compile(_INNER, re.DOTALL)
@@ -65,7 +65,7 @@ class BrokenText(ValueError):
 
 
 def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """Find the end of the string whose opening quote is at `at`, behind its closing one. Raises `BrokenText`."""
+    """Find the end of the string whose opening quote is at `at`, after its closing one. Raises `BrokenText`."""
     at += 1
     while True:
         match = _inside.match(text, at, at + _WINDOW)

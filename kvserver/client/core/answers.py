@@ -22,7 +22,7 @@ _REVISION: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 def revision_of(answer: Answer, header: str = "kv-revision") -> int:
-    """Return the revision that a header tells. Raises `ForeignAnswer`."""
+    """Return the revision in a header. Raises `ForeignAnswer`."""
     text = answer.headers.get(header, "")
     if not _REVISION.fullmatch(text):
         raise ForeignAnswer(f"an answer {answer.status} without {header}")
@@ -87,7 +87,7 @@ def is_problem(answer: Answer) -> bool:
 
 
 def problem_of(answer: Answer) -> KVError:
-    """Return the error that an answer tells; one without a body (of HEAD), by its status."""
+    """Return the error that an answer describes; one without a body (of HEAD), by its status."""
     document: dict[str, Any] = {}
     if is_problem(answer) and answer.body:
         try:

@@ -25,7 +25,7 @@ class Kind(enum.Enum):
     WRITE = "write"
     """The write a second time."""
     CREATE = "create"
-    """A write on the condition that the key is absent: a second time, if the key was deleted meanwhile."""
+    """A write on the condition that the key is absent: a second time, if the key was deleted in the meantime."""
     CONDITIONAL = "conditional"
     """A write on the condition of a revision: at most one of two can succeed."""
     ONCE = "once"
@@ -55,7 +55,7 @@ class Lost:
 class Call(Generic[T]):
     """A request, and how its answer is read.
 
-    `accepts`: statuses from 400 that `read` understands, beside all below 400; `refuse` may turn the error into a
+    `accepts`: statuses from 400 that `read` understands, besides all below 400; `refuse` may turn the error into a
     better one; `look` reads the key after a write whose outcome is unknown; `done_if` returns the write's result if
     what was read is exactly what was sent, else None.
     """

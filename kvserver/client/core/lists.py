@@ -29,7 +29,7 @@ def page(
     values: bool = False,
     delimiter: Delimiter = None,
 ) -> Call[Page]:
-    """Return the call that reads one page of the keys below `prefix`. `base` stands before all keys of the client."""
+    """Return the call that reads one page of the keys below `prefix`. `base` is put before all keys of the client."""
 
     def read(answer: Answer) -> Page:
         document = document_of(answer)

@@ -12,7 +12,7 @@ from kvserver.client.errors import BadKey
 KV: Final = "/v1/kv"
 _SAFE: Final = "-._~!$&'()*+,;=:@"
 _DROPPED: Final = frozenset(("", ".", ".."))
-"""Segments that parsers of URLs remove or merge: the slash beside one is sent as %2F."""
+"""Segments that parsers of URLs remove or merge: the slash next to one is sent as %2F."""
 
 Parameters = Iterable[tuple[str, "str | None"]]
 """Names and values of a query; None leaves a parameter out."""

@@ -8,7 +8,7 @@
 | any other error | raise | raise | raise | raise; 412 and 404 after a loss: look at the key |
 
 Repeats end when the patience is used up, which counts from the first failure. Then the last error is raised, but
-`OutcomeUnknown` if any attempt may have been done: that one is lost and the next one is refused for being unauthorised
+`OutcomeUnknown` if any attempt may have been done: that one is lost and the next one is refused for being unauthorized
 does not make it undone.
 """
 
@@ -134,6 +134,9 @@ def judge(call: Call[T], outcome: Answer | Lost, keyed: bool) -> tuple[T] | Fail
     """Return the result of an attempt, in a tuple of its own, or why it failed."""
     if isinstance(outcome, Lost):
         return _lost(call, outcome.why, keyed) if outcome.sent else Failure(CannotConnect(outcome.why), True)
+    if 300 < outcome.status < 400 and "location" in outcome.headers:
+        where = outcome.headers["location"]
+        return _useless(call, f"a redirect ({outcome.status}) to {where}: give the client that URL")
     if outcome.status < 400 or outcome.status in call.accepts:
         try:
             return (call.read(outcome),)
@@ -163,8 +166,12 @@ def _lost(call: Call[Any], why: str, keyed: bool) -> Failure:
 
 
 def _foreign(call: Call[Any], why: str) -> Failure:
-    """Return the failure of an answer that is no kvserver's: it will not become one by a repeat."""
-    told = f"what answers is no kvserver: {why}"
+    """Return the failure of an answer that is no kvserver's."""
+    return _useless(call, f"what answers is no kvserver: {why}")
+
+
+def _useless(call: Call[Any], told: str) -> Failure:
+    """Return the failure of an answer that will not become another by a repeat."""
     if call.kind is Kind.READ:
         return Failure(NotAnswered(told), again=False)
     return Failure(OutcomeUnknown(told), again=False, unknown=True)

@@ -26,7 +26,7 @@ def update(
     tries: int,
     idempotent: bool,
 ) -> Script[Entry | None]:
-    """Return the script that reads a key, lets `change` make a new value of it and stores that if nobody was faster.
+    """Return the script that reads a key, lets `change` make a new value, and stores that if no other write came first.
 
     Its result is the entry afterwards.
     """
@@ -63,7 +63,9 @@ def _content_of(wanted: Any, json: bool, entry: Entry | None, ttl: Ttl | Next | 
 
 
 def get_many(prefix: str, keys: Iterable[str]) -> Script[dict[str, Entry | None]]:
-    """Return the script that reads many keys, in as many batches as it takes."""
+    """Return the script that reads many keys, in as many batches as it takes. Raises `TypeError` for one text."""
+    if isinstance(keys, (str, bytes)):
+        raise TypeError("get_many takes keys, like ['a', 'b']; get takes one")
     wanted = list(dict.fromkeys(keys))
     found: dict[str, Entry | None] = {}
     while wanted:
@@ -103,7 +105,7 @@ def delete_prefix(prefix: str, below: str, dry_run: bool, limit: int | None, all
 
 
 def _continue_at(error: KVError, cut: int | None) -> int:
-    """Return the cut of a delete that broke off, if the server told one that is new. Raises `error`."""
+    """Return the cut of a delete that broke off, if the server gave one that is new. Raises `error`."""
     told = error.members.get("cut")
     if not isinstance(told, int) or cut is not None:
         raise error

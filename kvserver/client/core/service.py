@@ -1,8 +1,8 @@
-"""The calls about the server itself: its state, who asks, tickets. Pure."""
+"""The calls about the server itself: its state, the token's bearer, tickets. Pure."""
 
 from __future__ import annotations
 
-from kvserver.client.core.answers import document_of, member, moment_of
+from kvserver.client.core.answers import document_of, is_problem, member, moment_of
 from kvserver.client.core.calls import Answer, Call, Kind
 from kvserver.client.core.values import JSON, json_bytes
 from kvserver.client.errors import BadRequest, ForeignAnswer
@@ -67,4 +67,9 @@ def whoami() -> Call[Identity]:
 
 
 def _is_ready(answer: Answer) -> bool:
-    return answer.status == 200
+    """Tell whether it is so. Raises `ForeignAnswer` for an answer of another server."""
+    if answer.status == 503 and is_problem(answer):
+        return False
+    if answer.status != 200 or document_of(answer).get("status") != "ready":
+        raise ForeignAnswer(f"an answer {answer.status} to /health/ready that is not about shards")
+    return True

@@ -1,12 +1,13 @@
 """The calls about one key. Pure.
 
-Every function takes the `prefix` of the client, which stands before the user's key on the wire and is taken off again
+Every function takes the `prefix` of the client, which precedes the user's key on the wire and is taken off again
 in what comes back.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, Final, TypeVar
 from kvserver.client.core.answers import http_date_of, is_problem, moment_of, revision_of
 from kvserver.client.core.calls import Answer, Call, Kind
 from kvserver.client.core.paths import Parameters, key_path, with_query
-from kvserver.client.core.values import body_of, expires_text, json_bytes, ttl_text, whole
+from kvserver.client.core.values import body_of, document_bytes, expires_text, ttl_text, whole
 from kvserver.client.errors import (
     AnswerWithheld,
     BadRequest,
@@ -39,6 +40,7 @@ from kvserver.client.model import (
 
 T = TypeVar("T")
 _ABSENT: Final = frozenset((404,))
+_INT64: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _MERGE_PATCH: Final = "application/merge-patch+json"
 
 
@@ -171,7 +173,7 @@ def patch(prefix: str, key: str, merge: object, if_revision: int | None = None) 
         except ValueError:
             raise ForeignAnswer("a patched value that is not JSON") from None
 
-    return _change("PATCH", prefix, key, (), read, if_revision, json_bytes(merge), _MERGE_PATCH)
+    return _change("PATCH", prefix, key, (), read, if_revision, document_bytes(merge), _MERGE_PATCH)
 
 
 def incr(
@@ -183,8 +185,8 @@ def incr(
         if answer.status not in (200, 201) or not answer.body:
             raise _withheld(answer)
         text = answer.body.decode("latin-1")
-        if not text.removeprefix("-").isdigit():
-            raise ForeignAnswer("an answer that is no whole number")
+        if not _INT64.fullmatch(text):
+            raise ForeignAnswer("an answer that is no whole number of 64 bits")
         revision_of(answer)
         return int(text)
 
@@ -214,7 +216,7 @@ def touch(
 
 
 def delete(prefix: str, key: str, if_revision: int | None = None) -> Call[bool]:
-    """Return the call that deletes a key and tells whether it was there."""
+    """Return the call that deletes a key and returns whether it existed."""
 
     def read(answer: Answer) -> bool:
         if _is_absent(answer):
@@ -264,6 +266,8 @@ def _condition(if_revision: int | None) -> dict[str, str]:
 
 def _range_text(span: tuple[int, int | None]) -> str:
     first, last = span
+    if last is not None and last < first:
+        raise BadRequest(f"a range ends where it starts or behind, not ({first}, {last})")
     end = "" if last is None else whole(last, "the end of a range")
     return f"bytes={whole(first, 'the start of a range')}-{end}"
 
@@ -303,7 +307,9 @@ def _read_revision(answer: Answer) -> int:
 
 
 def _withheld(answer: Answer) -> AnswerWithheld:
-    error = AnswerWithheld("the token may not read the key, or the answer was lost")
+    replayed = answer.headers.get("idempotency-replayed") == "true"
+    why = "its answer was lost, and the repeat does not tell it" if replayed else "the token may not read the key"
+    error = AnswerWithheld(why)
     error.revision = revision_of(answer)
     return error
 

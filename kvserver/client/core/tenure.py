@@ -1,6 +1,6 @@
 """A key that one process holds, as long as it renews its expiry in time: of leases, locks, elections. Pure.
 
-Whether it is held is said by the holder's own clock, which never says so for longer than the server does: the key
+The holder's own clock decides whether it is held, and never counts longer than the server does: the key
 expires `ttl` after the server read the renewal, and counts as held for 0.9 · `ttl` after the renewal was sent.
 """
 
@@ -30,6 +30,7 @@ class Tenure:
     Attributes:
         revision: of the key, as far as it is known.
         fence: the revision at which the key was created. It grows from one holder to the next.
+        expired: whether it was lost by not being renewed in time; else another deleted it, or took it.
     """
 
     def __init__(self, prefix: str, key: str, ttl: float, content: Content, clock: Callable[[], float]) -> None:
@@ -37,19 +38,20 @@ class Tenure:
 
         Args:
             ttl: seconds.
-            content: what the key holds. If it is like nobody else's, the key is known as one's own by it.
+            content: what the key holds. If it is unique, it shows that the key is one's own.
             clock: returns seconds that only grow.
         """
         self.revision = self.fence = 0
         self.key, self._prefix, self._ttl, self._content, self._clock = key, prefix, ttl, content, clock
         self._held_until = float("-inf")
         self._lost = False
+        self.expired = False
 
     @property
     def held(self) -> bool:
         """Whether the key is certainly held at this moment. Once it was not, it is not any more."""
         if self.fence and not self._lost and self._clock() >= self._held_until:
-            self._lost = True
+            self._lost = self.expired = True
         return self.fence > 0 and not self._lost
 
     @property
@@ -68,7 +70,7 @@ class Tenure:
     def begin(self, revision: int, sent_at: float) -> None:
         """Hold the key, which was created at `revision` by a request sent at `sent_at`."""
         self.revision = self.fence = revision
-        self._held_until, self._lost = sent_at + SAFE * self._ttl, False
+        self._held_until, self._lost, self.expired = sent_at + SAFE * self._ttl, False, False
 
     def acquire(self, wait_until_gone: Callable[..., Any], until: float) -> Script[bool]:
         """Return the script that creates the key, waiting for as long as another has it; False if `until` came first.
@@ -106,7 +108,7 @@ class Tenure:
 
     def renew(self) -> Script[bool]:
         """Return the script that puts the key's expiry off; False: the key is another's, or gone."""
-        if not self.held or not (yield from self._touch(self.revision, self._held_until)):
+        if self.held and not (yield from self._touch(self.revision, self._held_until)) and self.held:
             self._lost = True
         return not self._lost
 

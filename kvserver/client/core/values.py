@@ -19,14 +19,14 @@ def body_of(value: Value | Unset, document: object, content_type: str | None) ->
     """Return the bytes and the content type of what is to be stored: `value`, or `document` as JSON.
 
     Raises `TypeError` unless exactly one is given, `ValueError` for what JSON cannot say, `BadRequest` for a type that
-    no header can have.
+    no header can have, and for half a surrogate pair.
     """
     if (value is UNSET) == (document is UNSET):
         raise TypeError("give a value, or json=, and not both")
     if value is UNSET:
-        body, own = json_bytes(document), JSON
+        body, own = document_bytes(document), JSON
     elif isinstance(value, str):
-        body, own = value.encode(), TEXT
+        body, own = _utf8(value), TEXT
     elif isinstance(value, (bytes, bytearray, memoryview)):
         body, own = bytes(value), OCTETS
     else:
@@ -38,9 +38,26 @@ def body_of(value: Value | Unset, document: object, content_type: str | None) ->
     return body, content_type
 
 
+def document_bytes(document: object) -> bytes:
+    """Return a user's `document` as JSON in UTF-8. Raises `ValueError`, `TypeError`, and `BadRequest` as `_utf8`."""
+    return _utf8(_json_text(document))
+
+
 def json_bytes(document: object) -> bytes:
     """Return `document` as JSON in UTF-8. Raises `ValueError`, `TypeError`."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _json_text(document).encode()
+
+
+def _json_text(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _utf8(text: str) -> bytes:
+    """Return `text` as UTF-8. Raises `BadRequest` for half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"text is stored as UTF-8: {error.reason}, at {error.start}") from None
 
 
 def ttl_text(ttl: Ttl | None) -> str | None:

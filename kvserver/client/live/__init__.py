@@ -4,7 +4,7 @@
         for change in watch:
             if isinstance(change, Put):
                 print(change.key, change.text)
-            elif isinstance(change, Synced):  # the state is whole; a program would go on
+            elif isinstance(change, Synced):  # the state is whole; a program would continue
                 break
 
     with kv.mirror("flags/", decode=lambda entry: entry.text) as flags:  # a live copy, read like a dict
@@ -25,7 +25,7 @@
 - `mirror`: a copy of keys that is kept up to date.
 - `mirror_file`: the copy in a file.
 - `lock`: a key that one holds at a time.
-- `lease`: keys that are kept while somebody lives.
+- `lease`: keys that are kept while their owner lives.
 - `election`: who leads.
 - `clock`: the clock of those who hold something.
 """

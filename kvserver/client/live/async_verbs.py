@@ -51,24 +51,24 @@ class AsyncLiveVerbs:
     ) -> AsyncWatch:
         """Return a watch of the keys that begin with a prefix, and of `keys`; without both, of all keys.
 
-        It goes on over broken connections and restarts of the server: no change is missed, and none comes twice.
+        It continues over broken connections and restarts of the server: no change is missed, and none comes twice.
 
         Args:
             prefixes: at most 64 together with `keys`.
-            snapshot: the state first: `Reset`, a `Put` for each key, `Synced`; then changes.
-            since: the cursor of an earlier watch or of a list, to continue behind it.
+            snapshot: yield the state first: `Reset`, a `Put` for each key, `Synced`; then changes.
+            since: continue after this cursor, of an earlier watch or of a list.
             ops: kinds of changes: `put`, `touch`, `delete`, or `delete:expire` and other causes.
-            values: false for sizes instead of values.
-            conflate: where the watch is behind, only the latest change of each key.
-            activity: also reads, lists, and deletes of nothing.
-            on_gap: where changes are missing that the server does not keep any more, and no snapshot follows: "raise"
-                raises `Gap`, "continue" yields `Reset` and goes on with what is kept.
+            values: False: yield sizes instead of values.
+            conflate: when the watch is behind, yield only the latest change of each key.
+            activity: also yield reads, lists, and deletes of absent keys.
+            on_gap: what to do if the server no longer keeps the missing changes, and no snapshot follows: "raise"
+                raises `Gap`, "continue" yields `Reset` and continues with what is kept.
             patience: seconds to wait for a message, of which there is one every 10 seconds at least, before giving up;
-                None: for ever, once the first has come within the patience of the client.
-            on_state: told when the watch is connected, and when it waits to connect again.
+                None: forever, once the first has come within the patience of the client.
+            on_state: called when the watch is connected, and when it waits to connect again.
 
         Raises `BadRequest` and `ValueError` here, and while it runs the server's errors, `Gap`, `CannotConnect`, and
-        `NotAnswered` when patience is used up. A connection that is silent for 25 seconds is given up for another one.
+        `NotAnswered` when patience is used up. A connection that is silent for 25 seconds is replaced.
         """
         wish = wish_of(
             prefixes,
@@ -138,9 +138,9 @@ class AsyncLiveVerbs:
 
         Args:
             decode: turns an entry into what the mirror holds; called at the first access to the entry.
-            load: a file that `AsyncMirror.save` wrote, to begin with its state; without one, the mirror begins anew.
+            load: a file that `AsyncMirror.save` wrote, to begin with its state; without one, the mirror starts over.
             on_change: called for each key that changed, by the task that follows.
-            on_state: told when the mirror is connected, when it waits to connect again, and when it ended.
+            on_state: called when the mirror is connected, when it waits to connect again, and when it ended.
 
         Raises `ValueError` for another file.
         """
@@ -157,16 +157,16 @@ class AsyncLiveVerbs:
     def lease(self, ttl: Ttl = 10.0, *, on_lost: OnLost | None = None) -> AsyncLease:
         """Return a lease: keys put with it stay until it is closed, and expire `ttl` seconds later at most.
 
-        `on_lost` is told the keys that it lost, since another changed or deleted them. Raises `BadRequest` for a time
-        to live that is not above 0.
+        `on_lost` is called with the keys that it lost, since another changed or deleted them. Raises `BadRequest` for
+        a time to live that is not above 0.
         """
         seconds = checked_ttl(ttl)
         return AsyncLease(self._run_within(seconds), self._prefix, seconds, on_lost)
 
     def lock(self, name: str, *, ttl: Ttl = 10.0, timeout: float | None = None) -> AsyncLock:
-        """Return a lock, which one holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
+        """Return a lock, which one client holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
 
-        A holder that dies, or that the server does not hear of, has lost it after `ttl` seconds. `timeout`: seconds for
+        A holder that dies, or cannot reach the server, loses it after `ttl` seconds. `timeout`: seconds for
         which `async with` waits for it, None for ever. Raises `BadRequest` for a time to live that is not above 0.
         """
         return self._lock_of(name, ttl, None, timeout)

@@ -1,4 +1,4 @@
-"""The clock of those who hold something: it goes on while the machine sleeps."""
+"""The clock of those who hold something: it continues while the machine sleeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elections: of several candidates one leads, and everybody can see who. The key is that of a lock."""
+"""Elections: one of several candidates leads, and every client can see which. The key is that of a lock."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Leases: keys that stay while somebody lives, and expire soon afterwards. For presence, registrations, heartbeats."""
+"""Leases: keys that stay while their owner lives, then expire. For presence, registrations, heartbeats."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -16,6 +17,7 @@ from kvserver.client.errors import KVError
 from kvserver.client.live.clock import elapsed_s
 from kvserver.client.live.lock import RunScript
 from kvserver.client.model import UNSET, Unset, Value, Written
+from kvserver.client.transport.time_limit import time_limit
 
 OnLost = Callable[[str], object]
 """Told the key that a lease lost: it was changed or deleted by another, or could not be renewed in time."""
@@ -32,16 +34,21 @@ class LeaseBase:
         self._prefix, self._ttl, self._on_lost = prefix, ttl, on_lost
         self._tenures: dict[str, Tenure] = {}
         self._closed = False
+        self._pid = os.getpid()
 
     @property
     def keys(self) -> list[str]:
-        """The keys that are kept."""
+        """The keys that this process keeps; none in a child of it."""
+        if self._pid != os.getpid():
+            return []
         return [key for key, tenure in list(self._tenures.items()) if tenure.held]
 
     def _put(self, key: str, content: Content) -> Generator[Any, Any, Written]:
         """Return the script that puts a key and keeps it."""
         if self._closed:
             raise RuntimeError("the lease is closed")
+        if self._pid != os.getpid():
+            raise RuntimeError("the lease is another process's; make one after the fork")
         tenure = Tenure(self._prefix, key, self._ttl, content, elapsed_s)
         self._tenures.pop(key, None)  # or its renewal would meet what is being written
         sent_at = elapsed_s()
@@ -106,8 +113,10 @@ class Lease(LeaseBase):
         self._ended.set()
 
     def revoke(self) -> None:
-        """Close the lease, and delete its keys now, those that nobody has changed."""
+        """Close the lease, and delete its keys that no other client has changed. A forked child deletes none."""
         self.close()
+        if self._pid != os.getpid():
+            return
         if self._keeper is not None:
             self._keeper.join()
         self._run(self._delete_all())
@@ -160,8 +169,10 @@ class AsyncLease(LeaseBase):
         self._ended.set()
 
     async def revoke(self) -> None:
-        """Close the lease, and delete its keys now, those that nobody has changed."""
+        """Close the lease, and delete its keys that no other client has changed. A forked child deletes none."""
         await self.close()
+        if self._pid != os.getpid():
+            return
         if self._keeper is not None:
             await self._keeper
         await self._run(self._delete_all())
@@ -178,7 +189,8 @@ class AsyncLease(LeaseBase):
         pause = self._ttl / RENEWALS
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), pause)
+                async with time_limit(pause):
+                    await self._ended.wait()
             if self._ended.is_set():
                 return
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Generator
@@ -16,6 +17,7 @@ from kvserver.client.core.values import body_of, ttl_text
 from kvserver.client.errors import KVError, LockLost
 from kvserver.client.live.clock import elapsed_s
 from kvserver.client.model import UNSET, Value
+from kvserver.client.transport.time_limit import time_limit
 
 RunScript = Callable[[Generator[Any, Any, Any]], Any]
 """Carries out a script."""
@@ -32,6 +34,7 @@ class LockBase:
     def __init__(self, prefix: str, name: str, ttl: float, value: Value | None, timeout: float | None) -> None:
         self.name, self._prefix, self._ttl, self._value, self._timeout = name, prefix, ttl, value, timeout
         self.owner = ""
+        self._pid = os.getpid()
         self._tenure = self._new_tenure()
 
     def __repr__(self) -> str:
@@ -39,8 +42,13 @@ class LockBase:
 
     @property
     def held(self) -> bool:
-        """Whether the lock is certainly held at this moment, by this machine's clock, without asking the server."""
-        return self._tenure.held
+        """Whether this process certainly holds the lock at this moment, by this machine's clock, without a request."""
+        return self._tenure.held and self._is_own
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether this process acquired it: a child of `fork` has a copy, but the lock stays its parent's."""
+        return self._pid == os.getpid()
 
     @property
     def fence(self) -> int:
@@ -51,7 +59,7 @@ class LockBase:
         return self._tenure.fence
 
     def _new_tenure(self) -> Tenure:
-        """Return the next tenure, which is told from others by its content type."""
+        """Return the next tenure, which its content type tells from others."""
         self.owner = secrets.token_hex(16)
         body, content_type = body_of(self.owner if self._value is None else self._value, UNSET, None)
         content = Content(body, f"{content_type}; owner={self.owner}", ttl_text(self._ttl), None)
@@ -64,7 +72,8 @@ class LockBase:
         return TimeoutError(f"another holds the lock {self.name!r}; waited for {self._timeout:g} s")
 
     def _gone(self) -> LockLost:
-        return LockLost(f"{self.name!r} was not renewed within {self._ttl:g} s, or was deleted")
+        why = f"was not renewed within {self._ttl:g} s" if self._tenure.expired else "was deleted or taken by another"
+        return LockLost(f"{self.name!r} {why}")
 
 
 class Loss:
@@ -125,11 +134,17 @@ class Lock(LockBase):
         if not self._run(tenure.acquire(self._wait_until_gone, self._ends_at(timeout))):
             return False
         self._tenure, self._ended, self._released = tenure, threading.Event(), False
+        self._pid = os.getpid()
         threading.Thread(target=self._keep, args=[tenure, self._ended], name=f"lock {self.name}", daemon=True).start()
         return True
 
     def release(self) -> bool:
-        """Give the lock to others; False if it was lost before. Without a server, it is free when it expires."""
+        """Give the lock to others; False if it was lost before. Without a server, it is free when it expires.
+
+        In a child of the process that holds it, it does nothing and returns False.
+        """
+        if not self._is_own:
+            return False
         held = self.held
         self._released = True
         self._ended.set()
@@ -146,16 +161,16 @@ class Lock(LockBase):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self.release() and kind is None:
+        if not self.release() and kind is None and self._is_own:
             raise self._gone()
 
     @property
     def _is_lost(self) -> bool:
-        return self._tenure.lost and not self._released
+        return self._tenure.lost and self._is_own and not self._released
 
     @property
     def _is_over(self) -> bool:
-        return self._released or not self.fence
+        return self._released or not self.fence or not self._is_own
 
     def _wait_for_end(self, seconds: float) -> None:
         self._ended.wait(min(seconds, self._tenure.seconds_left()))
@@ -238,11 +253,17 @@ class AsyncLock(LockBase):
         if not await self._run(tenure.acquire(self._wait_until_gone, self._ends_at(timeout))):
             return False
         self._tenure, self._ended, self._released = tenure, asyncio.Event(), False
+        self._pid = os.getpid()
         self._keeper = asyncio.create_task(self._keep(tenure, self._ended), name=f"lock {self.name}")
         return True
 
     async def release(self) -> bool:
-        """Give the lock to others; False if it was lost before. Without a server, it is free when it expires."""
+        """Give the lock to others; False if it was lost before. Without a server, it is free when it expires.
+
+        In a child of the process that holds it, it does nothing and returns False.
+        """
+        if not self._is_own:
+            return False
         held = self.held
         self._released = True
         self._ended.set()
@@ -259,27 +280,29 @@ class AsyncLock(LockBase):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not await self.release() and kind is None:
+        if not await self.release() and kind is None and self._is_own:
             raise self._gone()
 
     @property
     def _is_lost(self) -> bool:
-        return self._tenure.lost and not self._released
+        return self._tenure.lost and self._is_own and not self._released
 
     @property
     def _is_over(self) -> bool:
-        return self._released or not self.fence
+        return self._released or not self.fence or not self._is_own
 
     async def _wait_for_end(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), min(seconds, self._tenure.seconds_left()))
+            async with time_limit(min(seconds, self._tenure.seconds_left())):
+                await self._ended.wait()
 
     async def _keep(self, tenure: Tenure, ended: asyncio.Event) -> None:
         """Renew the lock until it is released or lost."""
         pause = self._ttl / RENEWALS
         while tenure.held:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(ended.wait(), min(pause, tenure.seconds_left()))
+                async with time_limit(min(pause, tenure.seconds_left())):
+                    await ended.wait()
             if ended.is_set():
                 return
             try:

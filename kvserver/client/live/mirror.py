@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from kvserver.client.changes import Ended, Envelope, State
 from kvserver.client.core.feed.copy import Copy, Difference
@@ -18,14 +18,15 @@ from kvserver.client.live.clock import elapsed_s
 from kvserver.client.live.mirror_file import save_copy
 from kvserver.client.live.watch import AsyncWatch, OnState, Watch
 from kvserver.client.model import Entry
+from kvserver.client.transport.time_limit import time_limit
 
 V = TypeVar("V")
 Freshness = Literal["starting", "live", "stale"]
 """Of a mirror: there is no state yet; connected, and heard of within 25 seconds; the state may be old."""
 OnChange = Callable[[str, "Entry | None", "Entry | None"], object]
 """Told the key, what it held before, and what it holds now; None is nothing."""
-AnyMirror = TypeVar("AnyMirror", bound="Mirror[object]")
-AnyAsyncMirror = TypeVar("AnyAsyncMirror", bound="AsyncMirror[object]")
+AnyMirror = TypeVar("AnyMirror", bound="Mirror[Any]")
+AnyAsyncMirror = TypeVar("AnyAsyncMirror", bound="AsyncMirror[Any]")
 
 
 class MirrorBase(Mapping[str, V], Generic[V]):
@@ -312,7 +313,8 @@ class AsyncMirror(MirrorBase[V]):
             if left <= 0:
                 raise TimeoutError(f"{what} after {timeout:g} s")
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if timeout is None else left)
+                async with time_limit(None if timeout is None else left):
+                    await self._changed.wait()
         if self._error is not None:
             raise self._error
         if not condition():

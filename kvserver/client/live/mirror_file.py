@@ -63,7 +63,7 @@ def load_copy(path: Path, prefix: str) -> Copy:
         entries = [_entry_of(row) for row in document["entries"]]
         return Copy(str(document["cursor"]), {entry.key: entry for entry in entries})
     except (ValueError, KeyError, TypeError, ForeignAnswer) as error:
-        raise ValueError(f"{path} is not the file of this mirror: {error}; delete it to begin anew") from None
+        raise ValueError(f"{path} is not the file of this mirror: {error}; delete it to start over") from None
 
 
 def _entry_of(row: dict[str, Any]) -> Entry:

@@ -22,6 +22,7 @@ from kvserver.client.core.feed.follow import (
     Tell,
 )
 from kvserver.client.errors import KVError
+from kvserver.client.transport.time_limit import time_limit
 
 OnState = Callable[[State], object]
 """Told when a watch is connected, and when it lost its connection."""
@@ -44,8 +45,8 @@ class _AsyncStream(Protocol):
 class Watch:
     """Changes, one by one, for ever: `for change in watch`. Made by `Client.watch`.
 
-    Entered, as in `with kv.watch(...) as watch`, it is connected: what is written from then on is surely seen. Of one
-    thread; `close` may be called by any.
+    Entered, as in `with kv.watch(...) as watch`, it is connected: what is written from then on is sure to be seen. Of
+    one thread; `close` may be called by any.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Watch:
 
     @property
     def cursor(self) -> str | None:
-        """The place behind the last message all of whose changes were yielded; None: no message has come.
+        """The place after the last message all of whose changes were yielded; None: no message has come.
 
         Keep it once you have handled the change, and give it to `watch(since=)` to continue there: then no change is
         missed, and only those of one message may come again.
@@ -99,7 +100,7 @@ class Watch:
     def envelopes(self) -> Iterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:
@@ -163,8 +164,9 @@ class Watch:
 class AsyncWatch:
     """Changes, one by one, for ever: `async for change in watch`. Made by `AsyncClient.watch`.
 
-    Entered, as in `async with kv.watch(...) as watch`, it is connected: what is written from then on is surely seen. Of
-    one task; `close` may be called by any. To be cancelled while it waits, as by `asyncio.wait_for`, loses no change.
+    Entered, as in `async with kv.watch(...) as watch`, it is connected: what is written from then on is sure to be
+    seen. Of one task; `close` may be called by any. To be cancelled while it waits, as by `asyncio.wait_for`, loses no
+    change.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class AsyncWatch:
 
     @property
     def cursor(self) -> str | None:
-        """The place behind the last message all of whose changes were yielded; None: no message has come.
+        """The place after the last message all of whose changes were yielded; None: no message has come.
 
         Keep it once you have handled the change, and give it to `watch(since=)` to continue there: then no change is
         missed, and only those of one message may come again.
@@ -218,7 +220,7 @@ class AsyncWatch:
     async def envelopes(self) -> AsyncIterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:
@@ -280,6 +282,7 @@ class AsyncWatch:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with time_limit(seconds):
+                await self._closed.wait()
         except asyncio.TimeoutError:
             return

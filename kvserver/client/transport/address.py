@@ -6,8 +6,11 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl as tls
 
 URL_VARIABLE: Final = "KVSERVER_URL"
 TOKEN_VARIABLE: Final = "KVSERVER_TOKEN"
@@ -42,6 +45,8 @@ class Address:
 
 def find_address(url: str | None, environ: Mapping[str, str] = os.environ) -> Address:
     """Return the address that `url` names, else the environment. Raises `ValueError`."""
+    if url is not None and not url.strip():
+        raise ValueError("the URL of a server is like http://localhost:8080, not empty")
     text = (url or environ.get(URL_VARIABLE) or DEFAULT_URL).strip()
     if "://" not in text:
         text = f"http://{text}"
@@ -85,3 +90,8 @@ def checked_token(text: str) -> str:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("a token is a word of printable ASCII characters")
     return text
+
+
+def untrusted(error: tls.SSLCertVerificationError) -> str:
+    """Return why the server's certificate is refused."""
+    return f"its certificate is not trusted: {error.verify_message}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from urllib3.response import BaseHTTPResponse
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import ForeignAnswer, NotAnswered
-from kvserver.client.transport.address import Address, checked_token
+from kvserver.client.transport.address import Address, checked_token, untrusted
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""
@@ -30,11 +31,43 @@ _BROKEN: Final = (HTTPError, HTTPException, OSError)
 SyncToken = Callable[[], str]
 
 
+class _TimedBytes(io.RawIOBase):
+    """What comes from a socket, until it is time: a socket's own timeout begins anew with each byte.
+
+    `ends_at` is by the monotonic clock; None leaves the timeout of the socket as it is.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, ends_at: float) -> None:
+        self._raw, self._sock = raw, sock
+        self.ends_at: float | None = ends_at if ends_at < float("inf") else None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what has come. Raises `TimeoutError` when it is time, and the errors of the socket."""
+        if self.ends_at is not None:
+            left = self.ends_at - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer did not end in time")
+            self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the file, not its connection."""
+        self._raw.close()
+        super().close()
+
+
 class _Progress(threading.local):
     """How far this thread's request has come. A request, its sending and its answer are of one thread."""
 
     sent = False
     sock: socket.socket | None = None
+    ends_at = float("inf")
+    """When the answer must be there, by the monotonic clock."""
+    bytes: _TimedBytes | None = None
 
 
 _progress = _Progress()
@@ -57,7 +90,15 @@ class _Lines:
 
 
 class _WholeHead(HTTPResponse):
-    """A response whose head must be there to its end: http.client takes the end of a connection for that of a head."""
+    """A response whose head must be there to its end, and in time.
+
+    http.client takes the end of a connection for that of a head.
+    """
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        _progress.bytes = _TimedBytes(self.fp.detach(), sock, _progress.ends_at)
+        self.fp = io.BufferedReader(_progress.bytes)
 
     def begin(self) -> None:
         """Read the head. Raises `BadStatusLine` for half of one."""
@@ -80,7 +121,7 @@ else:
 
 
 class _Watched(_Base):
-    """A connection that tells whether all of a request went to the kernel, and that is not used after a long rest.
+    """A connection that knows whether all of a request went to the kernel, and that is not used after a long rest.
 
     urllib3 swallows a broken pipe while it sends, since the server may have answered before: only this tells the two.
     """
@@ -142,7 +183,7 @@ class Stream:
             return self._response.read1(PIECE, decode_content=False)
         except _BROKEN as error:
             raise NotAnswered(_why(error)) from None
-        except (AttributeError, ValueError) as error:  # closed meanwhile by another thread
+        except (AttributeError, ValueError) as error:  # closed in the meantime by another thread
             raise NotAnswered(f"closed: {error}") from None
 
     def close(self) -> None:
@@ -185,7 +226,7 @@ class Pool:
         self._pid = -1
 
     def renew_token(self) -> bool:
-        """Ask for the token again; tell whether there is somebody to ask."""
+        """Ask for the token again; return whether there is a function to ask."""
         if self._token_of is None:
             return False
         self._token = checked_token(self._token_of())
@@ -196,11 +237,10 @@ class Pool:
 
         Raises `ForeignAnswer` for an answer of more than `most_bytes`.
         """
-        ends_at = time.monotonic() + timeout
-        _progress.sent, _progress.sock = False, None
+        _progress.sent, _progress.sock, _progress.ends_at = False, None, time.monotonic() + timeout
         try:
             response = self._open(attempt, timeout, stream=False)
-            return self._read_answer(response, ends_at, most_bytes)
+            return self._read_answer(response, most_bytes)
         except _BROKEN as error:
             return self._lost(error)
 
@@ -209,12 +249,14 @@ class Pool:
 
         Its connection is not one of the pool's. `timeout`: seconds for the head of the answer.
         """
-        _progress.sent, _progress.sock = False, None
+        _progress.sent, _progress.sock, _progress.ends_at = False, None, time.monotonic() + timeout
         try:
             response = self._open(Attempt(call), timeout, stream=True)
             if response.status == 200:
+                if _progress.bytes is not None:
+                    _progress.bytes.ends_at = None
                 return Stream(response, _progress.sock)
-            return self._read_answer(response, time.monotonic() + timeout, most_bytes)
+            return self._read_answer(response, most_bytes)
         except _BROKEN as error:
             return self._lost(error)
 
@@ -242,7 +284,7 @@ class Pool:
             pool_timeout=timeout,
         )
 
-    def _read_answer(self, response: BaseHTTPResponse, ends_at: float, most_bytes: int | None) -> Answer:
+    def _read_answer(self, response: BaseHTTPResponse, most_bytes: int | None) -> Answer:
         """Read an answer to its end; the connection goes back to the pool. Raises `OSError` and urllib3's errors."""
         found, size = [], 0
         try:
@@ -251,11 +293,8 @@ class Pool:
                 size += len(piece)
                 if most_bytes is not None and size > most_bytes:
                     raise ForeignAnswer(f"its answer has more than {most_bytes >> 20} MiB")
-                left = ends_at - time.monotonic()
-                if left <= 0:
+                if time.monotonic() >= _progress.ends_at:
                     raise TimeoutError("the answer did not end in time")
-                if _progress.sock is not None and _progress.sock.fileno() >= 0:
-                    _progress.sock.settimeout(left)
         except BaseException:
             response.close()
             raise
@@ -305,6 +344,9 @@ class Pool:
 def _why(error: BaseException) -> str:
     """Return the words of an error, the operating system's where there are some."""
     cause = error.__cause__ or error.__context__
+    for each in (cause, *error.args):
+        if isinstance(each, tls.SSLCertVerificationError):
+            return untrusted(each)
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return re.sub(r"^_\w+\([^)]*\): ", "", str(error)) or type(error).__name__

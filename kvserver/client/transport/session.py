@@ -14,14 +14,15 @@ from typing import Any, Final
 try:
     import aiohttp
 except ImportError as error:  # pragma: no cover - the test of the slim distribution sees it, in another process
-    raise ImportError("AsyncClient needs aiohttp: pip install 'kvserver-client[async]'") from error
+    raise ImportError("AsyncClient needs aiohttp: pip install aiohttp yarl") from error
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import NotAnswered
-from kvserver.client.transport.address import Address, checked_token
+from kvserver.client.transport.address import Address, checked_token, untrusted
+from kvserver.client.transport.time_limit import time_limit
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""
@@ -92,7 +93,8 @@ class AsyncStream:
         Raises `NotAnswered`, after which nothing more can be read: if nothing comes, or the connection breaks.
         """
         try:
-            return await asyncio.wait_for(self._response.content.read(PIECE), timeout)
+            async with time_limit(timeout):
+                return await self._response.content.read(PIECE)
         except _BROKEN as error:
             self.close()
             raise NotAnswered(_why(error)) from None
@@ -132,7 +134,7 @@ class Session:
             await self._streams.close()
 
     async def renew_token(self) -> bool:
-        """Ask for the token again; tell whether there is somebody to ask."""
+        """Ask for the token again; return whether there is a function to ask."""
         if self._token_of is None:
             return False
         found = self._token_of()
@@ -158,13 +160,12 @@ class Session:
         sending = _Sending(bool(call.body))
         _sending.set(sending)
         try:
-            response = await asyncio.wait_for(
-                self._open(Attempt(call), sending, aiohttp.ClientTimeout(total=None), stream=True), timeout
-            )
+            async with time_limit(timeout):
+                response = await self._open(Attempt(call), sending, aiohttp.ClientTimeout(total=None), stream=True)
             if response.status == 200:
                 return AsyncStream(response)
-            async with response:
-                return _answer_of(response, await asyncio.wait_for(response.read(), timeout))
+            async with response, time_limit(timeout):
+                return _answer_of(response, await response.read())
         except _BROKEN as error:
             return self._lost(error, sending.is_over)
 
@@ -215,7 +216,7 @@ class Session:
             trust_env=False,
             skip_auto_headers=("Content-Type",),
         )
-        session._retry_connection = False  # aiohttp repeats a PUT or DELETE by itself where a used connection was lost
+        session._retry_connection = False  # aiohttp would repeat a PUT or DELETE after losing a used connection
         return session
 
 
@@ -226,6 +227,10 @@ def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> Answer:
 
 def _why(error: BaseException) -> str:
     """Return the words of an error, the operating system's where there are some."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    if isinstance(error, tls.SSLCertVerificationError):
+        return untrusted(error)
     if isinstance(error, OSError) and error.errno and not isinstance(error, (tls.SSLError, aiohttp.ClientSSLError)):
-        return os.strerror(error.errno)
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or "no such host"  # below 0: of a name
     return str(error) or ("timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)

@@ -12,11 +12,11 @@ from kvserver.commands.parts.command import ClientCommand, Invocation
 from kvserver.commands.parts.reports import status_of
 from kvserver.commands.parts.sources import read_file, read_standard_input
 
-HELP = """Carry out the operations in FILE, or standard input, in one request, and write the result of each as a line.
+HELP = """Carry out the operations in FILE, or standard input, in one request, and write each result as a line.
 
-An operation is a line of JSON as in POST /v1/batch; or all of them are one JSON document, a list or {"ops":[…]}. Each
-is done for itself, in order for each key: the status is that of the first that failed. With --atomic all are done, or
-none; their keys need a common {tag}.
+FILE has one operation per line, in JSON as in POST /v1/batch; or it is one JSON document, a list or {"ops":[…]}. Each
+succeeds or fails on its own, in order for each key: the status is that of the first that failed. With --atomic all are
+done, or none; their keys need a common {tag}.
 
 \b
 Examples:
@@ -58,7 +58,7 @@ COMMAND = ClientCommand(
     carry_out_operations,
     [
         click.Argument(["file"], default="-", metavar="[FILE|-]"),
-        click.Option(["--atomic"], is_flag=True, help="All operations, or none."),
+        click.Option(["--atomic"], is_flag=True, help="Do all operations, or none."),
     ],
     help=HELP,
 )

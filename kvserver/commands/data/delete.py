@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HELP = """Delete each KEY; or with --prefix all keys that begin with it; or with --all every key.
 
-The status is 3 if a KEY does not exist; the others are deleted all the same. --prefix and --all ask first: --yes does
-without, --dry-run shows what would be deleted. Keys that are written after the command began are spared.
+The status is 3 if a KEY does not exist; the others are deleted anyway. --prefix and --all ask first, unless --yes is
+given; --dry-run shows what would be deleted. Keys that are written after the command began are spared.
 
 \b
 Examples:
@@ -101,10 +101,10 @@ def _show_dry_run(run: Invocation, prefix: str, found: Deleted) -> None:
 
 
 def _ask(run: Invocation, count: int, prefix: str) -> None:
-    """Ask before deleting. Raises `click.UsageError` where nobody can be asked, `click.Abort`."""
+    """Ask before deleting. Raises `click.UsageError` where there is no terminal to ask on, `click.Abort`."""
     what = f"{counted(count, 'key')} that begin with {prefix}" if prefix else f"all {counted(count, 'key')}"
     if sys.stdin is None or not sys.stdin.isatty():
-        raise click.UsageError(f"this would delete {what}: say --yes, since nobody can be asked")
+        raise click.UsageError(f"this would delete {what}: say --yes, since there is no terminal to ask on")
     if not run.out.confirm(f"delete {what}?"):
         run.out.say("nothing was deleted")
         raise SystemExit(1)
@@ -123,8 +123,8 @@ COMMAND = ClientCommand(
         click.Option(["--all", "everything"], is_flag=True, help="Delete every key."),
         click.Option(["--dry-run"], is_flag=True, help="Show what would be deleted."),
         click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="Delete at most N keys."),
-        click.Option(["-y", "--yes"], is_flag=True, help="Do not ask."),
-        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Only if the key is at revision N."),
+        click.Option(["-y", "--yes"], is_flag=True, help="Do not ask for confirmation."),
+        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Delete only if the key is at revision N."),
     ],
     help=HELP,
 )

@@ -1,4 +1,4 @@
-"""`kvserver edit`: changes a value in an editor, and stores it if nobody else was faster."""
+"""`kvserver edit`: changes a value in an editor, and stores it if no other write came first."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from kvserver.commands.parts.texts import counted
 from kvserver.commands.parts.words import TYPES, ContentType
 from shards.host.logs import escape_controls, print_error
 
-HELP = """Open the value of KEY in an editor, and store what it leaves. Content type and expiry stay as they are.
+HELP = """Open the value of KEY in an editor, and store the result. Content type and expiry stay as they are.
 
-The editor is the variable VISUAL or EDITOR, else vi. If somebody else changes the key meanwhile, nothing is
-overwritten: the command shows how theirs and yours differ, and asks. A key that does not exist begins empty, and is
-created.
+The editor comes from the variable VISUAL or EDITOR, else it is vi. If the key changes while you edit, nothing is
+overwritten: the command shows how the two values differ, and asks. If the key does not exist, the editor starts empty,
+and the key is created.
 
 \b
 Examples:
@@ -62,7 +62,7 @@ def _edit_and_store(run: Invocation, key: str, kind: str, entry: Entry | None, p
             return 0
         if kind.startswith("application/json") and (why := _why_not_json(value)):
             print_error(f"this is not JSON: {why}")
-            choice = _ask("edit again, store it all the same, or quit", "esq")
+            choice = _ask("edit again, store it anyway, or quit", "esq")
             if choice == "e":
                 continue
             if choice == "q":
@@ -122,7 +122,7 @@ def _why_not_json(value: bytes) -> str:
 
 def _show_difference(run: Invocation, key: str, theirs: bytes, mine: bytes) -> None:
     """Show on standard error how another's new value and one's own differ."""
-    print_error(f"{key} was changed by somebody else meanwhile")
+    print_error(f"{key} was changed by another client while you edited")
     sides = [side.decode("utf-8", "backslashreplace").splitlines() for side in (theirs, mine)]
     lines = list(difflib.unified_diff(sides[0], sides[1], "theirs", "yours", lineterm=""))
     for line in lines[:_MOST_DIFF]:
@@ -132,7 +132,7 @@ def _show_difference(run: Invocation, key: str, theirs: bytes, mine: bytes) -> N
 
 
 def _ask(question: str, letters: str) -> str:
-    """Return the letter that is chosen; `q` where nobody can be asked."""
+    """Return the letter that is chosen; `q` where there is no terminal to ask on."""
     if sys.stdin is None or not sys.stdin.isatty():
         return "q"
     answer: str = click.prompt(

@@ -93,13 +93,15 @@ COMMAND = ClientCommand(
     get_value,
     [
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
-        click.Option(["--meta"], is_flag=True, help="Show what is known of the key instead of its value."),
-        click.Option(["--revision-only"], is_flag=True, help="Show the revision alone, for --if-revision of others."),
+        click.Option(["--meta"], is_flag=True, help="Show the metadata of the key instead of its value."),
+        click.Option(
+            ["--revision-only"], is_flag=True, help="Show only the revision, for --if-revision of other commands."
+        ),
         click.Option(
             ["-o", "--output", "to"],
             metavar="FILE",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Write the value to FILE, which appears under its name when it is complete.",
+            help="Write the value to FILE, which appears only when it is complete.",
         ),
     ],
     help=HELP,

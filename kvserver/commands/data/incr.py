@@ -31,7 +31,7 @@ COMMAND = ClientCommand(
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["by"], type=int, default=1, metavar="[BY]"),
         click.Option(
-            ["--ttl-if-new"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime, if the key is new."
+            ["--ttl-if-new"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime of the key, if it is new."
         ),
     ],
     help=HELP,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvserver.client import Client
     from kvserver.client.model import Item
 
-HELP = """List the keys that begin with PREFIX, or all, in byte order: a name a line, and nothing if there are none.
+HELP = """List the keys that begin with PREFIX, or all keys, in byte order, one name per line.
 
 -l adds size, type, expiry, age and revision: as a table on a terminal, elsewhere with tabs between exact values.
 
@@ -103,7 +103,7 @@ def _show_rows(run: Invocation, found: Iterator[Item | str]) -> None:
             [("KEY", "SIZE", "TYPE", "EXPIRES", "CHANGED", "REVISION"), *(_readable(item, now) for item in block)],
             right=frozenset((1,)),
         )
-        run.out.line(run.out.coloured(head, "1"), styled=True)
+        run.out.line(run.out.colored(head, "1"), styled=True)
         for row in rows:
             run.out.line(row)
 
@@ -154,10 +154,12 @@ COMMAND = ClientCommand(
     [
         click.Argument(["prefix"], type=KeyName(), default="", metavar="[PREFIX]"),
         click.Option(["-l", "long"], is_flag=True, help="Show size, type, expiry, age and revision."),
-        click.Option(["--tree"], is_flag=True, help="Show keys as a tree, divided by --delimiter, or by slashes."),
-        click.Option(["--delimiter"], metavar="TEXT", help="Show keys with TEXT behind PREFIX as one line, up to it."),
-        click.Option(["--reverse"], is_flag=True, help="Begin with the last."),
-        click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="Show at most N."),
+        click.Option(["--tree"], is_flag=True, help="Show keys as a tree, split at --delimiter, or at slashes."),
+        click.Option(
+            ["--delimiter"], metavar="TEXT", help="Fold keys that have TEXT after PREFIX into one line, up to TEXT."
+        ),
+        click.Option(["--reverse"], is_flag=True, help="List in descending order."),
+        click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="Show at most N keys."),
         click.Option(["--count"], is_flag=True, help="Show how many keys there are."),
         click.Option(["-0", "null"], is_flag=True, help="End each name with NUL instead of a newline."),
     ],

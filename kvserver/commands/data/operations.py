@@ -36,7 +36,7 @@ _MEMBERS: Final[Mapping[str, tuple[Callable[..., Op], Mapping[str, str]]]] = {
     ),
     "delete": (DeleteOp, {"if_revision": "if_revision"}),
 }
-"""Of each operation its class, and its members by the name that the class has for them."""
+"""The class of each operation, and its members by the name that the class has for them."""
 
 
 def parse_operations(text: bytes) -> tuple[list[Op], bool | None]:

@@ -45,7 +45,7 @@ COMMAND = ClientCommand(
     [
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["patch"], metavar="PATCH|-|@FILE"),
-        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Only if the key is at revision N."),
+        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Patch only if the key is at revision N."),
     ],
     help=HELP,
 )

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 HELP = """Store VALUE under KEY.
 
-VALUE is the text itself, - for standard input, or @FILE for the content of a file; without VALUE it is standard input.
+VALUE is the text itself, - for standard input, or @FILE for the content of a file. The default is standard input.
 The bytes are stored as they are: no newline is added or taken away.
 
---create and --if-revision store it only if nobody else was faster; else the status is 4. --previous writes the value
-that is replaced to standard output.
+--create and --if-revision store it only if no other write came first; else the status is 4. --previous writes the
+value that is replaced to standard output.
 
 \b
 Examples:
@@ -104,8 +104,8 @@ def _show_exchanged(run: Invocation, exchanged: Exchanged, key: str) -> int:
     if run.as_json:
         from kvserver.commands.parts.documents import entry_document
 
-        told = None if before is None else entry_document(before)
-        run.out.document({"key": key, "revision": exchanged.revision, "previous": told})
+        previous = None if before is None else entry_document(before)
+        run.out.document({"key": key, "revision": exchanged.revision, "previous": previous})
         return 0
     if before is not None:
         show_value(run, before.value)
@@ -119,7 +119,9 @@ COMMAND = ClientCommand(
     [
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["value"], required=False, metavar="[VALUE|-|@FILE]"),
-        click.Option(["--text", "as_text"], is_flag=True, help="VALUE is the text itself, also where it is - or @…."),
+        click.Option(
+            ["--text", "as_text"], is_flag=True, help="Take VALUE literally, even if it is - or begins with @."
+        ),
         click.Option(
             ["--type", "content_type"],
             type=ContentType(),
@@ -128,8 +130,8 @@ COMMAND = ClientCommand(
         ),
         click.Option(["--ttl"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime, such as 30s or 12h."),
         click.Option(["--expires"], metavar="TIME", help="When it expires, such as 2030-01-01T00:00:00Z."),
-        click.Option(["--create"], is_flag=True, help="Only if there is no such key."),
-        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Only if the key is at revision N."),
+        click.Option(["--create"], is_flag=True, help="Store only if there is no such key."),
+        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Store only if the key is at revision N."),
         click.Option(["--previous"], is_flag=True, help="Write the value that is replaced to standard output."),
     ],
     help=HELP,

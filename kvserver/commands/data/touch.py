@@ -46,8 +46,10 @@ COMMAND = ClientCommand(
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Option(["--ttl"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime from now, such as 30s."),
         click.Option(["--expires"], metavar="TIME", help="When it expires, such as 2030-01-01T00:00:00Z."),
-        click.Option(["--persist"], is_flag=True, help="Never."),
-        click.Option(["--if-revision"], type=Revision(), metavar="N", help="Only if the key is at revision N."),
+        click.Option(["--persist"], is_flag=True, help="Remove the expiry."),
+        click.Option(
+            ["--if-revision"], type=Revision(), metavar="N", help="Change it only if the key is at revision N."
+        ),
     ],
     help=HELP,
 )

@@ -3,8 +3,8 @@
 - `lines`: changes as lines for people. Pure.
 - `events`: changes as JSON, and as the environment of a command. Pure.
 - `cursor_file`: the file that keeps a cursor.
-- `status_line`: the last line of a terminal, that tells how a watch is.
+- `status_line`: the last line of a terminal, which shows the state of a watch.
 - `watch`: shows changes as they come.
-- `wait`: waits until a key is as wished.
+- `wait`: waits until a key meets a condition.
 - `lock`: holds a lock while a command runs.
 """

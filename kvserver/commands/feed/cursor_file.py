@@ -1,4 +1,4 @@
-"""The file that keeps a cursor, so that a watch goes on where the last one ended."""
+"""The file that keeps a cursor, so that a watch continues where the last one ended."""
 
 from __future__ import annotations
 

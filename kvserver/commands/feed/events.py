@@ -55,7 +55,7 @@ def _put_document(put: Put) -> dict[str, Any]:
 
 
 def change_environment(change: Change, cursor: str) -> dict[str, str]:
-    """Return the variables that tell a command of a change; `cursor` is behind the message that it came in.
+    """Return the variables that tell a command of a change; `cursor` is after the message that it came in.
 
     `KV_OP` is `put`, `touch`, `delete`, the operation of an activity, `reset` or `synced`.
     """

@@ -29,7 +29,7 @@ DIM: Final = "2"
 
 
 def change_line(change: Change, now: datetime, width: int) -> tuple[str, str]:
-    """Return the line of a change, escaped, and its colour. `now` has the time zone that times are shown in."""
+    """Return the line of a change, escaped, and its color. `now` has the time zone that times are shown in."""
     if isinstance(change, Put):
         return _put_line(change, now, width), GREEN if change.origin == "live" else ""
     if isinstance(change, Touch):
@@ -55,7 +55,11 @@ def _words_of(change: Reset | Synced) -> str:
     if change.reason == "start":
         return "the state, key by key"
     missing = f"GAP {change.reason}: changes are missing that the server does not keep any more"
-    return f"{missing}; the state follows" if change.snapshot else f"{missing}; it goes on with what is kept"
+    return (
+        f"{missing}; the state follows"
+        if change.snapshot
+        else f"{missing}; the feed continues with the changes that are kept"
+    )
 
 
 def _put_line(put: Put, now: datetime, width: int) -> str:

@@ -21,9 +21,9 @@ from shards.host.logs import print_error
 HELP = """Wait for the lock NAME, run CMD while it is held, and release it. The status is that of CMD.
 
 The lock is a key of that name, which expires when its holder dies. CMD finds KVSERVER_LOCK_FENCE in its environment: a
-number that grows from holder to holder, for what the lock protects to refuse an older one. If the lock is lost, since
-the server could not be reached for too long or the key was deleted, CMD gets SIGTERM and the status is 4. It is 3 if
-the lock was not free within --within.
+number that grows from holder to holder, so that the protected resource can refuse a smaller one. If the lock is lost,
+because the server could not be reached for too long or the key was deleted, CMD gets SIGTERM and the status is 4. The
+status is 3 if the lock was not free within --within.
 
 \b
 Examples:
@@ -84,7 +84,7 @@ def _wait(lock: Lock, name: str, process: subprocess.Popen[bytes]) -> int:
         except subprocess.TimeoutExpired:
             if lock.held:
                 continue
-            print_error(f"the lock {name} is lost: the command is told to end")
+            print_error(f"the lock {name} is lost: sending SIGTERM to the command")
             _end(process)
             return CONDITION
         return status if status >= 0 else 128 - status
@@ -109,7 +109,7 @@ COMMAND = TailCommand(
             type=Duration(above_zero=True),
             metavar="TIME",
             default=10.0,
-            help="How long a holder that died keeps others waiting. Default: 10s.",
+            help="How long the lock outlives a holder that died. Default: 10s.",
         ),
         click.Option(["--within"], type=Duration(), metavar="TIME", help="Give up after this time. Default: never."),
     ],

@@ -1,4 +1,4 @@
-"""The last line of a terminal, that tells how a watch is: connecting, live, or waiting, and changes a second."""
+"""The last line of a terminal, which shows the state of a watch: connecting, live or waiting, and changes a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kvserver wait`: waits until a key is as wished."""
+"""`kvserver wait`: waits until a key meets a condition."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kvserver.commands.parts.texts import span_text
 from kvserver.commands.parts.words import Duration, Revision
 from shards.host.logs import print_error
 
-HELP = """Wait until KEY exists, or is as the option says, and write its value to standard output.
+HELP = """Wait until KEY exists, or meets the condition of an option, and write its value to standard output.
 
-It asks once and then follows the feed: it never polls, and goes on after a restart of the server. The status is 3 if
-the wish has not come true within --within.
+It reads the key once and then follows the feed: it never polls, and continues after a restart of the server. The status
+is 3 if the condition does not hold within --within.
 
 \b
 Examples:
@@ -74,11 +74,11 @@ COMMAND = ClientCommand(
     wait_for_key,
     [
         click.Argument(["key"], type=KeyName(), metavar="KEY"),
-        click.Option(["--exists"], is_flag=True, help="Until there is such a key. This is the default."),
-        click.Option(["--absent"], is_flag=True, help="Until there is no such key."),
-        click.Option(["--equals"], metavar="VALUE", help="Until its value is VALUE."),
+        click.Option(["--exists"], is_flag=True, help="Wait until the key exists. This is the default."),
+        click.Option(["--absent"], is_flag=True, help="Wait until the key does not exist."),
+        click.Option(["--equals"], metavar="VALUE", help="Wait until its value is VALUE."),
         click.Option(
-            ["--changed-from"], type=Revision(), metavar="N", help="Until its revision is not N; 0 is that of no key."
+            ["--changed-from"], type=Revision(), metavar="N", help="Wait until its revision is not N; 0: no such key."
         ),
         click.Option(["--within"], type=Duration(), metavar="TIME", help="Give up after this time. Default: never."),
     ],

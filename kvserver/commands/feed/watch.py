@@ -26,8 +26,8 @@ from shards.host.logs import print_error
 
 HELP = """Show the changes of keys that begin with a PREFIX, or of all keys, as they come. Ctrl-C ends it.
 
-It goes on after a broken connection and a restart of the server: no change is missed and none comes twice. When it
-ends, it tells the cursor for --since; with --cursor-file it keeps the cursor itself, and goes on there the next time.
+It continues after a broken connection and a restart of the server: no change is missed and none comes twice. When it
+ends, it prints the cursor for --since; with --cursor-file it keeps the cursor itself, and continues there next time.
 
 --exec runs CMD for each change, one after another, with the value on its standard input and KV_OP, KV_KEY,
 KV_REVISION, KV_CONTENT_TYPE, KV_EXPIRES, KV_CAUSE, KV_TIME and KV_CURSOR in its environment. If CMD fails, the watch
@@ -47,7 +47,7 @@ class WatchRun:
     """One run of the command: where changes go, and what was handled.
 
     Attributes:
-        cursor: behind the last message that was handled whole.
+        cursor: after the last message that was handled completely.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class WatchRun:
             self._finish(envelope)
 
     def note_state(self, state: State) -> None:
-        """Tell that the connection is lost, or there again."""
+        """Print that the connection is lost, or restored."""
         if isinstance(state, Waiting):
             self._interrupted = True
             self._status.note(f"waiting, {span_text(state.seconds)}")
-            behind = f", to go on behind {self.cursor}" if self.cursor else ""
-            self._note(f"connection lost ({state.error}); back in {span_text(state.seconds)}{behind}")
+            place = f", to continue after {self.cursor}" if self.cursor else ""
+            self._note(f"connection lost ({state.error}); retrying in {span_text(state.seconds)}{place}")
         elif isinstance(state, Connected):
             self._status.note("connected · live")
             if self._interrupted:
                 self._interrupted = False
-                self._note(f"resumed behind {state.cursor}" if state.cursor else "connected again")
+                self._note(f"resumed after {state.cursor}" if state.cursor else "connected again")
 
     def close(self) -> None:
         """Leave the terminal as it should be."""
@@ -104,8 +104,8 @@ class WatchRun:
             self._status.above(lambda: self._show(change))
 
     def _show(self, change: Change) -> None:
-        line, colour = change_line(change, datetime.now().astimezone(), shutil.get_terminal_size((120, 25)).columns)
-        self._run.out.line(self._run.out.coloured(line, colour) if colour else line, styled=True)
+        line, color = change_line(change, datetime.now().astimezone(), shutil.get_terminal_size((120, 25)).columns)
+        self._run.out.line(self._run.out.colored(line, color) if color else line, styled=True)
         if self._run.out.is_terminal:
             self._run.out.flush()
 
@@ -169,14 +169,14 @@ def _follow(state: WatchRun, watch: Watch, count: int | None, until_synced: bool
     try:
         state.follow(watch, count, until_synced)
     except subprocess.CalledProcessError as error:
-        return f"{argv[0]} ended with status {error.returncode}, for a change behind {state.cursor}"
+        return f"{argv[0]} ended with status {error.returncode}, for a change after {state.cursor}"
     except (OSError, ValueError) as error:
-        return f"cannot go on behind {state.cursor}: {error}"
+        return f"cannot continue after {state.cursor}: {error}"
     return ""
 
 
 def _start_of(since: str | None, file: CursorFile | None) -> str | None:
-    """Return the cursor to begin behind. Raises `OSError`, `ValueError` for a file without one."""
+    """Return the cursor to start after. Raises `OSError`, `ValueError` for a file without one."""
     if file is None:
         return since
     if since is not None:
@@ -194,21 +194,25 @@ COMMAND = TailCommand(
     watch_changes,
     [
         click.Argument(["prefixes"], type=KeyName(), nargs=-1, metavar="[PREFIX]..."),
-        click.Option(["--key", "keys"], type=KeyName(), multiple=True, metavar="KEY", help="Also this very key."),
+        click.Option(
+            ["--key", "keys"], type=KeyName(), multiple=True, metavar="KEY", help="Also watch exactly this key."
+        ),
         click.Option(["--snapshot"], is_flag=True, help="Show the state first, then changes."),
-        click.Option(["--since"], metavar="CURSOR", help="Go on behind this cursor."),
+        click.Option(["--since"], metavar="CURSOR", help="Start after this cursor."),
         click.Option(
             ["--cursor-file"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Keep the cursor in FILE, and go on behind the one that is there.",
+            help="Keep the cursor in FILE, and start after the one that it has.",
         ),
-        click.Option(["--ops"], metavar="LIST", help="Only these: put, touch, delete, delete:expire, …"),
+        click.Option(["--ops"], metavar="LIST", help="Show only these: put, touch, delete, delete:expire, …"),
         click.Option(["--values/--no-values"], default=True, help="Show values (the default), or sizes."),
-        click.Option(["--activity"], is_flag=True, help="Show also reads, lists, and deletes of nothing."),
-        click.Option(["--conflate"], is_flag=True, help="When behind, show only the latest change of each key."),
+        click.Option(["--activity"], is_flag=True, help="Also show reads, lists, and deletes of absent keys."),
+        click.Option(
+            ["--conflate"], is_flag=True, help="If the watch is behind, show only the latest change of each key."
+        ),
         click.Option(["--count"], type=click.IntRange(1), metavar="N", help="End after N changes."),
-        click.Option(["--until-synced"], is_flag=True, help="End when the state has been shown."),
+        click.Option(["--until-synced"], is_flag=True, help="End after the snapshot."),
     ],
     help=HELP,
     mark="--exec",

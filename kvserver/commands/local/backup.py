@@ -31,8 +31,8 @@ from shards.log.recovery import Damaged
 
 HELP = """Copy the whole store, as it is at one revision, to the new or empty directory TO.
 
-The server may run and is not slowed down. The backup can be restored to that revision and to every earlier one back
-to the store's own last snapshot; the command prints that range.
+The server may run: no write waits for the backup, but it shares processor and disk. The backup can be restored to that
+revision and to every earlier one back to the store's own last snapshot; the command prints that range.
 """
 
 

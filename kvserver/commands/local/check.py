@@ -190,7 +190,7 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
             return
         print_line(log.finding.text)
         if found.damage is None:
-            _confirm_cut("Feed readers behind it must start over; nothing else is lost.", yes)
+            _confirm_cut("Feed readers after it must start over; nothing else is lost.", yes)
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
                 raise CommandRefused("a restart needs that segment: the next snapshots will remove the damage")
         else:

@@ -59,7 +59,7 @@ Runs the whole server in the foreground: shards, web workers, the feed gateway, 
 When everything answers, the server prints its addresses to standard output, ending with the line "ready". All other
 messages go to standard error; there are none while all is well.
 
-SIGTERM or Ctrl-C stops the server in order: it answers running requests, closes the feeds and closes the log. A second
+SIGTERM or Ctrl-C stops the server cleanly: it answers running requests, closes the feeds and closes the log. A second
 Ctrl-C stops it faster. SIGHUP reads the tokens at once and replaces the web workers without failing a request.
 """
 

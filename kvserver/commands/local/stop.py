@@ -23,13 +23,13 @@ from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.directory.choose import release_all, release_maps, usual_places
 from shards.maps.directory.ownership import MapDirError
 
-HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
+HELP = """Stop the running server cleanly, as SIGTERM does, and wait until it has ended.
 
 Its maps stay in memory, so that the next start is instant. --release removes them, including maps left by a server
 that no longer runs; the next start rebuilds them from snapshot and log. --all also removes this user's maps without a
 store: their data directory was removed, or their store was in memory.
 
-The status is 1 if no server runs (except with --release), if it did not end in order, or if it has not ended within
+The status is 1 if no server runs (except with --release), if it did not end cleanly, or if it has not ended within
 --patience.
 """
 
@@ -59,9 +59,9 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
         elif not release_maps:
             raise CommandRefused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
-            print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
+            print_line(f"{size_text(_release_maps(settings, places))} of maps were freed")
         if of_all:
-            print_line(f"{size_text(release_all())} of maps without a store were given back")
+            print_line(f"{size_text(release_all())} of maps without a store were freed")
     except (CommandRefused, ManifestError, MapDirError) as error:
         exit_with(error)
     except OSError as error:
@@ -71,7 +71,7 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
 def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) -> None:
     """Send SIGTERM to the supervisor and wait for its end.
 
-    Raises `CommandRefused` if it does not end in order, or within `patience_s` seconds.
+    Raises `CommandRefused` if it does not end cleanly, or within `patience_s` seconds.
     """
     pid = board.facts.supervisor_pid
     try:
@@ -90,7 +90,7 @@ def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) ->
             while not select.select([process], [], [], LOOK_S)[0]:
                 if time.monotonic() >= give_up_at:
                     raise CommandRefused(
-                        f"the server (pid {pid}) was told to stop, but has not ended within {patience_s:g} s; it is "
+                        f"the server (pid {pid}) was asked to stop, but has not ended within {patience_s:g} s; it is "
                         f"{_stopping_stage(board)}: wait longer with --patience, or see its messages"
                     )
                 status.update(f"stopping: {_stopping_stage(board)}")
@@ -98,7 +98,7 @@ def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) ->
         os.close(process)
     # The server removes this directory last, after it has closed the log.
     if (settings.resolved_run_dir() / "metrics").exists():
-        raise CommandRefused(f"the server (pid {pid}) did not end in order: its log says why; start it again")
+        raise CommandRefused(f"the server (pid {pid}) did not end cleanly: its log says why; start it again")
 
 
 def _has_open(pid: int, board: Board) -> bool:
@@ -155,7 +155,7 @@ COMMAND = click.Command(
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Free the memory of the maps."),
         click.Option(["--all", "of_all"], is_flag=True, help="With --release: also remove maps without a store."),
-        patience_option(PATIENCE_S, "How long to wait for the server's end."),
+        patience_option(PATIENCE_S, "How long to wait for the server to end."),
         *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

@@ -42,7 +42,7 @@ def list_stores(as_json: bool) -> None:
         ]
         if out.is_terminal:
             head, *lines = aligned([("DATA", "PID", "URL", "UP", "RUN"), *rows])
-            out.line(out.coloured(head, "1"), styled=True)
+            out.line(out.colored(head, "1"), styled=True)
         else:
             lines = ["\t".join(row) for row in rows]
         for line in lines:
@@ -66,6 +66,6 @@ def _describe(run_dir: str, board: Board) -> dict[str, Any]:
 COMMAND = click.Command(
     "stores",
     callback=list_stores,
-    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: an object a line.")],
+    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, one object per line.")],
     help=HELP,
 )

@@ -94,7 +94,7 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
         raise click.UsageError(f"name the token file with {option_name('tokens')} or {env_name('tokens')}")
     if str(settings.tokens) == "-":
         raise click.UsageError(
-            "- is no file that can be looked at again: name the token file itself (./- if it has that name)"
+            "- is not a file that can be read again: name the token file itself (./- if it has that name)"
         )
     return settings, settings.tokens
 

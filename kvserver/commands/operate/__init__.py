@@ -5,7 +5,7 @@
 - `status`: the state of a server.
 - `screen`: figures as a screen for a terminal.
 - `keyboard`: single keys of a terminal.
-- `top`: a live board.
+- `top`: shows a server live.
 - `load`: requests by several connections, as fast as they are answered.
 - `bench`: how many requests a second a server answers.
 - `sdk`: files of the client libraries.

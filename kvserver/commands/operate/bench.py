@@ -21,8 +21,8 @@ from shards.host.logs import print_error
 
 HELP = """Measure how many PUTs and GETs a second the server answers, and how long each takes.
 
-It writes keys below a prefix of its own, and deletes them afterwards. One thread sends the requests: it takes about one
-processor, which on the machine of the server the server does not have.
+It writes keys below a prefix of its own, and deletes them afterwards. One thread sends the requests, and takes about
+one processor: on the server's machine the server has one less.
 
 \b
 Examples:
@@ -38,7 +38,7 @@ def measure_server(run: Invocation, seconds: float, connections: int, size: int,
     address = find_address(url)
     if address.scheme != "http":
         raise click.UsageError(f"bench measures http, not {address.scheme}: name the server behind the proxy")
-    run.client.ping()  # tells better than a broken connection why there is no answer
+    run.client.ping()  # reports better than a broken connection why there is no answer
     prefix += f"bench-{secrets.token_hex(4)}/"
     try:
         found = list(_measure_all(run, address, prefix, seconds, connections, size, keys))
@@ -128,7 +128,7 @@ COMMAND = ClientCommand(
             type=click.IntRange(1, 1000),
             default=16,
             metavar="N",
-            help="Requests under way at a time. Default: 16.",
+            help="Number of connections, one request at a time on each. Default: 16.",
         ),
         click.Option(
             ["--value", "size"],
@@ -142,7 +142,7 @@ COMMAND = ClientCommand(
             type=KeyName(),
             default="",
             metavar="PREFIX",
-            help="Where to write, for tokens that may not anywhere.",
+            help="Write below this prefix, for a token that may not write elsewhere.",
         ),
         click.Option(
             ["--keys"],

@@ -9,8 +9,8 @@ from kvserver.commands.parts.shells import COMPLETE_VARIABLE, SHELLS
 
 HELP = """Write the completion script for a shell to standard output.
 
-Keys are completed too, up to the next slash, from the server that KVSERVER_URL or --url names; silently not at all if
-it does not answer within 300 ms.
+Keys are completed too, up to the next slash, from the server that KVSERVER_URL or --url names. If it does not answer
+within 300 ms, no keys are offered.
 
 \b
 Examples:

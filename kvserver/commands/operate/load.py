@@ -1,7 +1,7 @@
 """Requests by several connections, as fast as they are answered, by one thread.
 
 The client of `kvserver.client` is made for programs of users: it would measure itself. This one writes prepared
-requests, and reads as much of an answer as tells where it ends.
+requests, and reads as much of an answer as it needs to find its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class LoadFailed(Exception):
-    """The measurement cannot go on; the message says why."""
+    """The measurement cannot continue; the message says why."""
 
 
 @dataclass
@@ -118,7 +118,7 @@ def measure(
 ) -> Measured:
     """Send `requests` at random over `connections` connections for `seconds`, at least until there is an answer.
 
-    Returns what came of it, when no request is under way any more. `tell` is called with the seconds that have passed,
+    Returns the result, when no request is in flight any more. `tell` is called with the seconds that have passed,
     some times a second. Raises `LoadFailed`.
     """
     chosen = random.Random(1)

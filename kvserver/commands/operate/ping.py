@@ -1,4 +1,4 @@
-"""`kvserver ping`: tells how long a request takes there and back."""
+"""`kvserver ping`: shows how long a request takes there and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kvserver.commands.parts.command import ClientCommand, Invocation
 from kvserver.commands.parts.texts import latency_text
 from kvserver.commands.parts.words import Duration
 
-HELP = """Ask the server for a sign of life, and show how long it took. The status is 6 if it cannot be reached.
+HELP = """Send a request to the server, and show how long the answer took. The status is 6 if it cannot be reached.
 
 \b
 Examples:
@@ -40,9 +40,11 @@ COMMAND = ClientCommand(
     "ping",
     ping_server,
     [
-        click.Option(["-c", "--count"], type=click.IntRange(1), default=1, metavar="N", help="How often. Default: 1."),
         click.Option(
-            ["--interval"], type=Duration(), default=1.0, metavar="TIME", help="Time between two. Default: 1s."
+            ["-c", "--count"], type=click.IntRange(1), default=1, metavar="N", help="Number of requests. Default: 1."
+        ),
+        click.Option(
+            ["--interval"], type=Duration(), default=1.0, metavar="TIME", help="Time between two requests. Default: 1s."
         ),
     ],
     help=HELP,

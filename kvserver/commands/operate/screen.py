@@ -22,7 +22,7 @@ SORTS: Final[Mapping[str, str]] = {"1": "shard", "2": "keys", "3": "ops/s"}
 """Keys that choose the order of shards."""
 HELP_LINES: Final = (
     "q  quit",
-    "p  pause: the figures stand still",
+    "p  pause: freeze the figures",
     "1  shards by number",
     "2  shards by keys",
     "3  shards by operations a second",

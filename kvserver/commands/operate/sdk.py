@@ -16,17 +16,18 @@ from shards.host.logs import print_error
 
 HELP = """Write the files of the client library for C, JavaScript or Rust to DIR, and their names to standard output.
 
-Python's is installed with this command: `from kvserver.client import Client`. Files that are there already are left
-alone unless --force is given.
+Python's is installed with this command: `from kvserver.client import Client`. Existing files are kept
+unless --force is given.
 
 \b
 Examples:
   kvserver sdk c -o vendor/kvserver
   kvserver sdk js -o static
 """
-_NOT_SHIPPED: Final = frozenset(("tests", "target", "node_modules", "__pycache__"))
+_TEST_PROGRAMS: Final = ("conform.rs", "conform_async.rs", "driver")
+_NOT_SHIPPED: Final = frozenset(("tests", "target", "node_modules", "__pycache__", *_TEST_PROGRAMS))
 USES: Final = {
-    "c": "cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson libwslay)",
+    "c": "cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay",
     "js": "import { connect } from './client.js'",
     "rust": "cargo add kvserver-client --path DIR",
 }
@@ -44,7 +45,7 @@ def write_sdk(language: str, directory: Path | None, force: bool) -> int:
     target = directory or Path(f"kvserver-{language}")
     there = [name for name in files if (target / name).exists()]
     if there and not force:
-        print_error(f"{target / there[0]} is there already: name another directory with -o, or say --force")
+        print_error(f"{target / there[0]} already exists: name another directory with -o, or use --force")
         return FAILED
     try:
         for name in files:
@@ -76,9 +77,9 @@ COMMAND = click.Command(
             ["-o", "--output", "directory"],
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
-            help="Directory for the files, made if it is missing. Default: kvserver-c and so on.",
+            help="Directory for the files, created if missing. Default: kvserver-c and so on.",
         ),
-        click.Option(["--force"], is_flag=True, help="Replace files that are there."),
+        click.Option(["--force"], is_flag=True, help="Replace existing files."),
     ],
     help=HELP,
 )

@@ -12,10 +12,10 @@ from kvserver.commands.operate.figures import branch, member
 from kvserver.commands.parts.command import ClientCommand, Invocation
 from kvserver.commands.parts.texts import aligned, bytes_text, counted, span_text
 
-HELP = """Show the state of the server: history, keys, processes, log, and what is wrong, if anything is.
+HELP = """Show the state of the server: history, keys, processes, log, and problems, if there are any.
 
-On a server with tokens it needs one that grants admin, or read on all keys. The status is 1 if a part of the server is
-down.
+If the server has tokens, it needs one that grants admin, or read on all keys. The status is 1 if a part of the server
+is down.
 
 \b
 Examples:
@@ -37,7 +37,7 @@ def show_status(run: Invocation, watch: bool) -> int:
             for line in aligned(list(status_rows(state))):
                 run.out.line(line)
             for words in problems_of(state):
-                run.out.line(run.out.coloured(words, "31"), styled=True)
+                run.out.line(run.out.colored(words, "31"), styled=True)
         run.out.flush()
         if not watch:
             return 1 if list(problems_of(state)) else 0
@@ -94,6 +94,6 @@ def _process_words(process: Mapping[str, Any]) -> str:
 COMMAND = ClientCommand(
     "status",
     show_status,
-    [click.Option(["--watch"], is_flag=True, help=f"Show it anew every {TURN_S:g} s, until Ctrl-C.")],
+    [click.Option(["--watch"], is_flag=True, help=f"Show it again every {TURN_S:g} s, until Ctrl-C.")],
     help=HELP,
 )

@@ -1,4 +1,4 @@
-"""`kvserver top`: a live board of a server."""
+"""`kvserver top`: shows a server live."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from kvserver.commands.parts.servers import server_url
 from kvserver.commands.parts.statuses import UNREACHABLE
 from kvserver.commands.parts.words import Duration
 
-HELP = """Show a live board of the server: requests, changes, latencies, shards, memory, the feed.
+HELP = """Show the server live: requests, changes, latencies, shards, memory, the feed.
 
-It goes on when the server restarts. On a server with tokens it needs one that grants admin, or read on all keys.
+It continues when the server restarts. If the server has tokens, it needs one that grants admin, or read on all keys.
 
 \b
 Keys:
@@ -78,8 +78,8 @@ class StatusFeed:
             self._ended.wait(self._interval)
 
 
-class BoardView:
-    """What the screen shows, and what keys change."""
+class Screen:
+    """What the terminal shows, and what keys change."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -91,7 +91,7 @@ class BoardView:
         self.paused = self.shows_help = False
 
     def take(self, turn: int, state: Mapping[str, Any] | None, error: KVError | None) -> None:
-        """Take what was read, unless it was taken before or the board is paused."""
+        """Take what was read, unless it was taken before or the screen is paused."""
         if turn == self._turn or self.paused:
             return
         self._turn = turn
@@ -103,7 +103,7 @@ class BoardView:
             self._history["changes"].append(self._rates.changes)
 
     def press(self, key: str) -> bool:
-        """Do what a key says; return whether the board is to be closed."""
+        """Do what a key says; return whether the screen is to be closed."""
         if key == "p":
             self.paused = not self.paused
         elif key == "?":
@@ -113,7 +113,7 @@ class BoardView:
         return key in ("q", "Q")
 
     def draw(self, width: int, height: int) -> Any:
-        """Return the screen, for a terminal of this size in characters."""
+        """Return what to show on a terminal of this size in characters."""
         if self._rates is None:
             return Text(f"kvserver top · {self._url} · {self._trouble}")
         return draw_screen(
@@ -130,46 +130,46 @@ class BoardView:
         )
 
 
-def show_board(run: Invocation, interval: float) -> int:
+def show_screen(run: Invocation, interval: float) -> int:
     """Run the command; return the exit status."""
     if not (run.out.is_terminal and sys.stdin is not None and sys.stdin.isatty()):
-        raise click.UsageError("top needs a terminal: `kvserver status --json` tells the same to programs")
+        raise click.UsageError("top needs a terminal: `kvserver status --json` prints the same for programs")
     run.client.status()  # an error that stays ends it here
     feed = StatusFeed(run.new_client(patience=0), interval)
-    board = BoardView(server_url(run.url))
-    console = Console(no_color=not run.out.is_coloured, highlight=False)
+    screen = Screen(server_url(run.url))
+    console = Console(no_color=not run.out.is_colored, highlight=False)
     try:
         with single_keys() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
-            return _show(live, console, keyboard, feed, board)
+            return _show(live, console, keyboard, feed, screen)
     finally:
         feed.close()
 
 
-def _show(live: Live, console: Console, keyboard: Keyboard, feed: StatusFeed, board: BoardView) -> int:
+def _show(live: Live, console: Console, keyboard: Keyboard, feed: StatusFeed, screen: Screen) -> int:
     shown: object = None
     key = ""
-    while not board.press(key):
+    while not screen.press(key):
         turn, state, error = feed.latest()
         if error is not None and reports.status_of(error) not in _PASSING:
             raise error
-        board.take(turn, state, error)
+        screen.take(turn, state, error)
         if key or shown != (turn, console.size):
             shown = (turn, console.size)
-            live.update(board.draw(*console.size), refresh=True)
+            live.update(screen.draw(*console.size), refresh=True)
         key = keyboard.wait(_TURN_S)
     return 0
 
 
 COMMAND = ClientCommand(
     "top",
-    show_board,
+    show_screen,
     [
         click.Option(
             ["--interval"],
             type=Duration(above_zero=True),
             default=1.0,
             metavar="TIME",
-            help="Time between two looks. Default: 1s.",
+            help="Time between two updates. Default: 1s.",
         )
     ],
     help=HELP,

@@ -119,7 +119,7 @@ class Invocation:
 class ClientCommand(click.Command):
     """A command that uses a server: it has the common options, and its callback gets a `Invocation` first.
 
-    The callback returns the exit status, or None for 0. Errors of the client are said, and become exit statuses.
+    The callback returns the exit status, or None for 0. Errors of the client are printed, and become exit statuses.
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class TailCommand(ClientCommand):
             at = args.index(self._mark)
             args, argv = args[:at], args[at + 1 :]
             if not argv and not ctx.resilient_parsing:
-                raise click.UsageError(f"{self._mark} wants a command behind it", ctx)
+                raise click.UsageError(f"{self._mark} needs a command after it", ctx)
         rest = super().parse_args(ctx, args)
         if self._is_required and not argv and not ctx.resilient_parsing:
-            raise click.UsageError(f"there is no command to run: write it behind {self._mark}", ctx)
+            raise click.UsageError(f"no command to run: write it after {self._mark}", ctx)
         ctx.params["argv"] = argv
         return rest
 
@@ -179,7 +179,7 @@ class TailCommand(ClientCommand):
 def _common_options() -> list[click.Parameter]:
     return [
         *server_options(PATIENCE_S, TIMEOUT_S),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: an object a line; errors too."),
-        click.Option(["--no-color"], is_flag=True, help="No colours on terminals (also: the variable NO_COLOR)."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, one object per line; errors too."),
+        click.Option(["--no-color"], is_flag=True, help="No colors on terminals (also: the variable NO_COLOR)."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only errors to standard error."),
     ]

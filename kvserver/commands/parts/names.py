@@ -39,7 +39,7 @@ class KeyName(_Word):
         """Return the keys, and the beginnings of keys up to the next slash, that begin with `incomplete`."""
         try:
             return _complete(ctx.params, incomplete)
-        except Exception:  # whatever it is: a message would stand in the line that is being typed
+        except Exception:  # whatever it is: a message would appear in the line that is being typed
             return []
 
 

@@ -18,19 +18,19 @@ from shards.host.logs import escape_controls, print_error
 class Output:
     """Where a command writes.
 
-    Data goes to standard output, byte for byte; a terminal gets it escaped and, unless forbidden, in colours. A pipe
-    that nobody reads ends the process silently with status 141.
+    Data goes to standard output, byte for byte; a terminal gets it escaped and, unless forbidden, in colors. A pipe
+    that has no reader ends the process silently with status 141.
     """
 
     def __init__(self, no_color: bool = False, quiet: bool = False) -> None:
-        """`no_color`: no colours on terminals either; `quiet`: no words for people but errors."""
+        """`no_color`: no colors on terminals either; `quiet`: no words for people but errors."""
         self._no_color, self._quiet = no_color or bool(os.environ.get("NO_COLOR")), quiet
         self.is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self.is_for_people = sys.stderr is not None and sys.stderr.isatty() and not quiet
 
     @property
-    def is_coloured(self) -> bool:
-        """Whether standard output is a terminal that gets colours."""
+    def is_colored(self) -> bool:
+        """Whether standard output is a terminal that gets colors."""
         return self.is_terminal and not self._no_color and os.environ.get("TERM") != "dumb"
 
     def data(self, text: bytes) -> None:
@@ -53,9 +53,9 @@ class Output:
         shown = text if styled else "\t".join(map(escape_controls, text.split("\t"))) if tabs else escape_controls(text)
         self.data(shown.encode("utf-8", "backslashreplace") + b"\n")
 
-    def coloured(self, text: str, style: str) -> str:
-        """Return `text` in a colour if standard output has colours; `style` is an SGR parameter such as `1;32`."""
-        return f"\x1b[{style}m{text}\x1b[0m" if self.is_coloured else text
+    def colored(self, text: str, style: str) -> str:
+        """Return `text` in a color if standard output has colors; `style` is an SGR parameter such as `1;32`."""
+        return f"\x1b[{style}m{text}\x1b[0m" if self.is_colored else text
 
     def name(self, key: str, end: bytes = b"\n") -> None:
         """Write a key as a line; escaped only on a terminal."""
@@ -72,7 +72,7 @@ class Output:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show that something goes on, and for how long, if standard error is a terminal and it takes its time."""
+        """Show that work is in progress, and for how long, if standard error is a terminal and it takes a while."""
         if not self.is_for_people:
             yield
             return
@@ -83,7 +83,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: float) -> Iterator[Callable[[float], object]]:
-        """Show a bar if standard error is a terminal; yield the function that is told how much of `total` is done."""
+        """Show a bar if standard error is a terminal; yield the function to call with how much of `total` is done."""
         if not self.is_for_people:
             yield lambda done: None
             return

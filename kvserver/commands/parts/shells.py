@@ -1,7 +1,7 @@
 """Completion by shells: the scripts that they load, and the words that they send and get.
 
 Loaded where a shell asks for completions, and by `kvserver completion`. To what click has, this adds the type `part` of
-completions, behind which no space comes, and for bash keys with colons and with what a shell would read otherwise.
+completions that no space follows, and for bash keys with colons and with what a shell would read otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from click.shell_completion import (
 COMPLETE_VARIABLE: Final = "_KVSERVER_COMPLETE"
 """Environment variable by which a shell asks."""
 _MARK: Final = "\x01"
-"""Stands behind the line, so that what comes before it is the last word, be it empty or quoted."""
+"""Follows the line, so that what precedes it is the last word, even if empty or quoted."""
 
 _BASH: Final = """\
 %(complete_func)s() {

@@ -11,7 +11,7 @@
 | 6 | the server cannot be reached, or refuses for now; nothing was done |
 | 7 | the outcome of a write is unknown |
 | 130 | Ctrl-C |
-| 141 | nobody reads standard output any more |
+| 141 | standard output was closed by its reader |
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def parse_duration(text: str) -> float:
     parts = _PART.findall(word) if len(word) < _LONGEST else []
     units = [unit for _, unit in parts]
     if not parts or "".join(number + unit for number, unit in parts) != word or (len(parts) > 1 and "" in units):
-        raise ValueError(f"{text!r} is no duration: write 30s, 500ms, 15m, 12h, 7d or 1h30m")
+        raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 15m, 12h, 7d or 1h30m")
     if len(set(units)) < len(units):
         raise ValueError(f"{text!r} names a unit twice")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -61,7 +61,7 @@ class Duration(_Seconds):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if self._above_zero and seconds <= 0:
-            self.fail(f"{value!r} is no time: it must be above 0", param, ctx)
+            self.fail(f"{value!r} is not a valid time: it must be above 0", param, ctx)
         return seconds
 
 
@@ -75,7 +75,7 @@ class Revision(_Whole):
         if isinstance(value, int):
             return value
         if not re.fullmatch("[0-9]{1,19}", value, re.ASCII):
-            self.fail(f"{value!r} is no revision: `kvserver get --revision-only KEY` tells a key's", param, ctx)
+            self.fail(f"{value!r} is not a revision: `kvserver get --revision-only KEY` prints a key's", param, ctx)
         return int(value)
 
 

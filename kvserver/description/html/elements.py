@@ -8,9 +8,14 @@ from html import escape
 from typing import Any, Final
 
 from kvserver.api.query import Schema
+from kvserver.description.operations import EXAMPLE_URL
 
 _CODE = re.compile(r"`([^`]+)`")
 _ITEM: Final = "- "
+_PROMPT: Final = "$ "
+_LINES_OF_DRAWINGS: Final = frozenset("─│┌└├►▼")
+_DEFAULT: Final = f"else {EXAMPLE_URL}"
+"""Comments of examples that tell the default of a client: there the address stays as it is."""
 
 
 def code(text: str) -> str:
@@ -42,7 +47,29 @@ def _render_paragraph(part: str) -> str:
 
 def render_block(source: str, label: str) -> str:
     """Render source code. It may be wider than the page, so the keyboard must be able to scroll it."""
-    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}"><code>{escape(source)}</code></pre>'
+    return _frame_block(escape(source), label, "")
+
+
+def render_example(source: str, language: str, label: str) -> str:
+    """Render an example of the manual. In a `console` what is typed is told from what is printed."""
+    shown = escape(source).replace(_DEFAULT, _DEFAULT.replace(":", "&#58;"))
+    if language == "console":
+        shown = "\n".join(map(_render_line_of_console, shown.split("\n")))
+    return _frame_block(shown, label, "drawing" if _LINES_OF_DRAWINGS & set(source) else language)
+
+
+def _render_line_of_console(line: str) -> str:
+    if not line.startswith(_PROMPT):
+        return f'<span class="out">{line}</span>'
+    return f'<span class="prompt">{_PROMPT}</span><span class="typed">{line.removeprefix(_PROMPT)}</span>'
+
+
+def _frame_block(content: str, label: str, kind: str) -> str:
+    named = f' class="{escape(kind)}"' if kind else ""
+    return (
+        f'<div class="example"><pre{named} tabindex="0" role="group" aria-label="{escape(label)}">'
+        f"<code>{content}</code></pre></div>"
+    )
 
 
 def render_table(label: str, names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -50,7 +77,7 @@ def render_table(label: str, names: Iterable[str], rows: Iterable[Iterable[str]]
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "".join(_render_row(*row) for row in rows)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(label)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -1,6 +1,8 @@
 """The frame of a page: its head, its parts, and the policy that it is served with.
 
-Pages need nothing else: no script, no other host, one style sheet inside, which is read from the package.
+A page comes whole: its style sheet and its script are inside, both read from the package. The policy names them by
+their digests, so nothing else runs, not even a script that somebody stored as a value of this server. Without the
+script a page lacks the search and the buttons that copy, nothing else.
 """
 
 from __future__ import annotations
@@ -12,12 +14,38 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from kvserver.http.routes import DOCS, ERRORS, REFERENCE, SDK
+
 _STYLE: Final = Path(__file__).with_name("style.css").read_text("utf-8")
-_DIGEST: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_SCRIPT: Final = Path(__file__).with_name("page.js").read_text("utf-8")
+
+
+def _digest(source: str) -> str:
+    return "'sha256-" + b64encode(hashlib.sha256(source.encode()).digest()).decode() + "'"
+
+
 SECURITY_POLICY: Final = (
-    f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; style-src {_digest(_STYLE)}; script-src {_digest(_SCRIPT)}; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
 )
-"""The Content-Security-Policy of the pages: they get their style sheet and nothing else."""
+"""The Content-Security-Policy of the pages: their own style sheet and script run, and they fetch from this server."""
+
+_PLACES: Final = ((DOCS, "Manual"), (REFERENCE, "Reference"), (ERRORS, "Errors"), (SDK, "Libraries"))
+_CURRENT: Final = ' aria-current="true"'
+_BRAND: Final = f'<a class="brand" href="{DOCS}">kvserver</a>'
+_SEARCH: Final = (
+    '<form class="search" role="search" hidden>'
+    '<input type="search" placeholder="Search" aria-label="Search the manual" '
+    'autocomplete="off" spellcheck="false" aria-keyshortcuts="/"><div class="found" hidden>'
+    '<p role="status"></p><ul aria-label="Found"></ul></div></form>'
+)
+
+
+def _render_bar(current: str) -> str:
+    """Render what is above every page. `current`: the place of the site that the page belongs to."""
+    places = "".join(f'<a href="{place}"{_CURRENT if place == current else ""}>{name}</a>' for place, name in _PLACES)
+    return f'<header class="bar">{_BRAND}<nav class="places" aria-label="Site">{places}</nav>{_SEARCH}</header>'
 
 
 def render_section(title: str, content: str) -> str:
@@ -25,22 +53,27 @@ def render_section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def render_navigation(groups: Iterable[tuple[str, list[str]]]) -> str:
-    """Render a table of contents: named groups of links, which are HTML."""
+def render_navigation(groups: Iterable[tuple[str, list[str]]], name: str = "Contents") -> str:
+    """Render a table of contents: named groups of links, which are HTML. On narrow screens it is folded."""
     shown = "".join(
-        f"<h2>{escape(name)}</h2><ul>{''.join(f'<li>{entry}</li>' for entry in entries)}</ul>"
-        for name, entries in groups
+        f"<h2>{escape(group)}</h2><ul>{''.join(f'<li>{entry}</li>' for entry in entries)}</ul>"
+        for group, entries in groups
     )
-    return f'<nav aria-label="Contents">{shown}</nav>'
+    return (
+        f'<details class="menu"><summary>{escape(name)}</summary>'
+        f'<nav aria-label="{escape(name)}">{shown}</nav></details>'
+    )
 
 
-def render_page(title: str, about: str, navigation: str, content: str) -> str:
-    """Render a whole page; all but the title is HTML."""
+def render_page(place: str, title: str, about: str, navigation: str, content: str) -> str:
+    """Render a whole page; all but the title is HTML. `place`: the route of the part of the site that it belongs to."""
+    kind = "" if navigation else ' class="alone"'
+    told = f'<p class="about">{about}</p>' if about else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        '<a class="skip" href="#content">To the content</a>'
-        f"<header><h1>{escape(title)}</h1><p>{about}</p></header>{navigation}"
-        f'<main id="content">{content}</main></body></html>\n'
+        f"<title>{escape(title)} · kvserver</title><style>{_STYLE}</style></head><body{kind}>"
+        f'<a class="skip" href="#content">To the content</a>{_render_bar(place)}{navigation}'
+        f'<main id="content" tabindex="-1"><h1>{escape(title)}</h1>{told}{content}</main>'
+        f'<script type="module">{_SCRIPT}</script></body></html>\n'
     )

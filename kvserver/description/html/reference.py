@@ -15,20 +15,23 @@ from kvserver.description.html.elements import (
     describe_schema,
     link,
     render_block,
+    render_example,
     render_inline,
     render_table,
     render_text,
 )
 from kvserver.description.html.frame import render_navigation, render_page, render_section
 from kvserver.description.openapi import CODES
-from kvserver.http.routes import DOCS, ERRORS, OPENAPI, SDK
+from kvserver.http.routes import ERRORS, OPENAPI, REFERENCE, SDK
 from shards.wire.errors import ERRORS as ERROR_CLASSES
 from shards.wire.errors import KVError
 
 Document = dict[str, Any]
 
 
-class _ShownOperation(NamedTuple):
+class ShownOperation(NamedTuple):
+    """An operation as the pages show it."""
+
     path: str
     methods: tuple[str, ...]
     """In capitals; the first is described, a HEAD may follow."""
@@ -40,21 +43,23 @@ class _ShownOperation(NamedTuple):
 
     @property
     def anchor(self) -> str:
+        """What stands behind `#`."""
         return str(self.described["operationId"])
 
 
-def _render_operations(document: Document) -> Iterator[_ShownOperation]:
+def list_operations(document: Document) -> Iterator[ShownOperation]:
+    """Yield the operations of `document` in its order, a HEAD with its GET."""
     for path, methods in document["paths"].items():
         for method, described in methods.items():
             if method == "get" and "head" in methods:
-                yield _ShownOperation(path, ("GET", "HEAD"), described)
+                yield ShownOperation(path, ("GET", "HEAD"), described)
             elif method != "head":
-                yield _ShownOperation(path, (method.upper(),), described)
+                yield ShownOperation(path, (method.upper(),), described)
 
 
 def render_overview(document: Document) -> str:
     """Render the whole description."""
-    operations = list(_render_operations(document))
+    operations = list(list_operations(document))
     schemas = document["components"]["schemas"]
     navigation, sections = [], [render_section("About", render_text(document["info"]["description"]))]
     for tag in document["tags"]:
@@ -66,7 +71,7 @@ def render_overview(document: Document) -> str:
     sections.append(render_section("Bodies", "".join(_render_body(name, schema) for name, schema in schemas.items())))
     links = (link(OPENAPI, "OpenAPI 3.1"), link(ERRORS, "errors"), link(SDK, "client libraries"))
     about = " · ".join((f"Version {escape(document['info']['version'])}", *links))
-    return render_page("kvserver API", about, render_navigation(navigation), "".join(sections))
+    return render_page(REFERENCE, "Reference", about, render_navigation(navigation), "".join(sections))
 
 
 def error_list() -> str:
@@ -76,7 +81,7 @@ def error_list() -> str:
         for error in sorted(ERROR_CLASSES.values(), key=lambda error: (error.status, error.code))
     )
     shown = render_table("Errors", ("Code", "Status", "What it says"), rows)
-    return render_page("Errors", link(DOCS, "kvserver API"), "", f"<section>{shown}</section>")
+    return render_page(ERRORS, "Errors", "By status, then by code.", "", f"<section>{shown}</section>")
 
 
 def render_error(document: Document, error_class: type[KVError]) -> str:
@@ -92,25 +97,25 @@ def render_error(document: Document, error_class: type[KVError]) -> str:
         "request_id": "4f1c0a5be0c9d3a7",
     }
     answered = [
-        f"<li>{link(f'{DOCS}#{operation.anchor}', operation.heading())}</li>"
-        for operation in _render_operations(document)
+        f"<li>{link(f'{REFERENCE}#{operation.anchor}', operation.heading())}</li>"
+        for operation in list_operations(document)
         if error_class.code in _list_codes(document, operation)
     ]
     told = f"HTTP/1.1 {status} {status.phrase}\nContent-Type: application/problem+json\n\n{_render_json(problem)}"
     parts = [
         f'<p class="summary">{render_inline(error_class.title)}.</p>',
         f"<h2>What to do</h2><p>{render_inline(error_class.hint)}</p>",
-        "<h2>How it is told</h2>",
+        "<h2>How it looks</h2>",
         render_block(told, "Answer"),
         "<p><code>detail</code> says what it was this time. Whoever runs the server finds more in its log, by the "
         "<code>request_id</code>.</p>",
         f"<h2>Where it comes from</h2><ul>{''.join(answered)}</ul>" if answered else "",
     ]
-    about = f"{status} {status.phrase} · {link(ERRORS, 'all errors')} · {link(DOCS, 'kvserver API')}"
-    return render_page(error_class.code, about, "", f"<section>{''.join(parts)}</section>")
+    about = f"{status} {status.phrase} · {link(ERRORS, 'all errors')} · {link(REFERENCE, 'reference')}"
+    return render_page(ERRORS, error_class.code, about, "", f"<section>{''.join(parts)}</section>")
 
 
-def _list_codes(document: Document, operation: _ShownOperation) -> set[str]:
+def _list_codes(document: Document, operation: ShownOperation) -> set[str]:
     return {each for _, response in _resolve_responses(document, operation) for each in _codes_of(response)}
 
 
@@ -119,7 +124,7 @@ def _codes_of(response: dict[str, Any]) -> list[str]:
     return list(response.get(CODES, ()))
 
 
-def _resolve_responses(document: Document, operation: _ShownOperation) -> Iterator[tuple[str, dict[str, Any]]]:
+def _resolve_responses(document: Document, operation: ShownOperation) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield status and response, with references resolved."""
     shared = document["components"]["responses"]
     for status, response in operation.described["responses"].items():
@@ -130,13 +135,13 @@ def _resolve_responses(document: Document, operation: _ShownOperation) -> Iterat
 # Parts of the overview
 
 
-def _render_operation(document: Document, operation: _ShownOperation) -> str:
+def _render_operation(document: Document, operation: ShownOperation) -> str:
     described = operation.described
     parts = [
         f'<h3 id="{operation.anchor}">{operation.heading()}</h3>',
         f'<p class="summary">{render_inline(described["summary"])}</p>',
         render_text(described.get("description", "")),
-        *(render_block(sample["source"], "Example") for sample in described.get("x-codeSamples", ())),
+        *(render_example(sample["source"], "sh", "Example") for sample in described.get("x-codeSamples", ())),
         _render_parameters(described.get("parameters", ())),
         _request_body(described.get("requestBody")),
         _render_answers(document, operation),
@@ -173,7 +178,7 @@ def _render_content(content: dict[str, Any]) -> str:
     return f"<p>{', '.join(lines)}</p>" + "".join(examples)
 
 
-def _render_answers(document: Document, operation: _ShownOperation) -> str:
+def _render_answers(document: Document, operation: ShownOperation) -> str:
     rows = []
     for status, response in _resolve_responses(document, operation):
         if int(status) < 400:

@@ -6,7 +6,15 @@ from html import escape
 from typing import Final, NamedTuple
 
 from kvserver import __version__
-from kvserver.description.html.elements import code, link, render_block, render_inline, render_table, render_text
+from kvserver.description.html.elements import (
+    code,
+    link,
+    render_block,
+    render_example,
+    render_inline,
+    render_table,
+    render_text,
+)
 from kvserver.description.html.frame import render_page, render_section
 from kvserver.description.operations import EXAMPLE_URL
 from kvserver.http.routes import DOCS, SDK
@@ -29,7 +37,7 @@ LIBRARIES: Final = (
     Library(
         "JavaScript",
         f"A page imports `{_SDK_URL}client.js` from here, whatever its origin. Node imports files: download it, its "
-        "types beside it, and say in `package.json` that they are modules. It has no dependencies and needs no build.",
+        "types next to it, and say in `package.json` that they are modules. It has no dependencies and needs no build.",
         ("client.js", "client.d.ts"),
         f"""\
 curl -O {_SDK_URL}client.js -O {_SDK_URL}client.d.ts
@@ -40,9 +48,7 @@ import {{ connect }} from "./client.js"; // in a page: "{_SDK_URL}client.js"
 const kv = connect("{EXAMPLE_URL}");
 await kv.put("flags/beta", {{ on: true }});
 console.log((await kv.get("flags/beta")).json());
-for await (const change of kv.watch("flags/", {{ snapshot: true }})) {{
-  if (change.kind === "put") console.log(change.key, change.text());
-}}
+for await (const change of kv.watch("flags/", {{ snapshot: true }})) console.log(change.kind, change.key);
 """,
     ),
     Library(
@@ -80,13 +86,13 @@ memkv_result_free(got), memkv_client_free(client);
 
 def render_libraries() -> str:
     """Render the page."""
-    about = f"Version {escape(__version__)} · {link(DOCS, 'kvserver API')}"
-    return render_page("Client libraries", about, "", "".join(map(_render_library, LIBRARIES)))
+    about = f"Version {escape(__version__)} · {link(DOCS + 'clients', 'what they promise, and how to start')}"
+    return render_page(SDK, "Client libraries", about, "", "".join(map(_render_library, LIBRARIES)))
 
 
 def _render_library(library: Library) -> str:
     rows = [(link(SDK + name, code(name)), render_inline(FILES[name].summary)) for name in library.files]
     files = render_table(f"Files for {library.title}", ("File", "What it is"), rows)
-    blocks = ((library.commands, "Commands"), (library.example, "Example"))
-    shown = "".join(render_block(source.rstrip(), label) for source, label in blocks if source)
+    commands = render_example(library.commands.rstrip(), "sh", "Commands") if library.commands else ""
+    shown = commands + render_block(library.example.rstrip(), "Example")
     return render_section(library.title, render_text(library.about) + files + shown)

@@ -14,7 +14,7 @@ MOST_KEYS: Final = 10_000
 
 
 class LatestEvents:
-    """Of the events that pass a filter: of each key the latest put or delete, and the latest touch after it.
+    """Of the events that pass a filter, the latest put or delete of each key, and the latest touch after it.
 
     Marks of prefix deletes all stay.
 

@@ -1,6 +1,6 @@
 """Cursors: where a client of `/v1/feed` is in the history, and whether it can continue from there. Pure.
 
-    <epoch>.<revision>                          behind `revision`
+    <epoch>.<revision>                          after `revision`
     <epoch>.<revision>.<last key>.<crc>         the same, inside a snapshot
 
 Inside a snapshot, the client's copy is the store as of `revision`, but only up to the last key (base64url without
@@ -85,7 +85,7 @@ def find_obstacle(cursor: FeedCursor | None, *, epoch: str, end: int, oldest: in
 
 
 def is_place(revision: int, records: Iterable[Record], reached: int) -> bool | None:
-    """Whether this history was ever at `revision`: behind a change, or where a run of the store began.
+    """Whether this history was ever at `revision`: after a change, or where a run of the store began.
 
     The revisions of each run begin above what the clock had reached before. So revisions of a run that was lost,
     because the data directory was replaced by an older copy, are in a gap before the start of a later run.

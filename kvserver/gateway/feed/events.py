@@ -104,7 +104,7 @@ class Block:
     """The events of a stretch of the history: of every revision from `begin` + 1 to `end`.
 
     Attributes:
-        lsn: of the log, behind it.
+        lsn: of the log, after it.
         weight: the bytes of memory that it takes, about.
     """
 
@@ -151,7 +151,7 @@ class Block:
 
 
 def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
-    """Decode `records`, which follow revision `begin`, to a block. `lsn`: of the log, behind them.
+    """Decode `records`, which follow revision `begin`, to a block. `lsn`: of the log, after them.
 
     Changes up to `begin` are left out: the first record may have begun before. Raises `ProtocolError`.
     """
@@ -173,7 +173,7 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
 
 
 class ActivityLine:
-    """A line of activity, and the revision `place` behind which it is shown."""
+    """A line of activity, and the revision `place` after which it is shown."""
 
     __slots__ = ("activity", "place")
 

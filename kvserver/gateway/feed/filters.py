@@ -13,7 +13,7 @@ from shards.wire.protocol import Activity
 
 
 class Filter(NamedTuple):
-    """Decides on each event by itself.
+    """Decides on each event separately.
 
     Attributes:
         selection: the keys that are shown.

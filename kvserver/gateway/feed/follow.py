@@ -44,7 +44,7 @@ class FeedState:
         charge: BudgetCharge | None = None,
         await_turn: AwaitTurn = never_wait,
     ) -> None:
-        """Begin behind `query.since` if that is possible; else with a snapshot, or at the watermark, as the query says.
+        """Begin after `query.since` if that is possible; else with a snapshot, or at the watermark, as the query says.
 
         Args:
             charge: of what is kept for the client; None: one of its own.
@@ -118,7 +118,7 @@ class FeedState:
         return self._walk.message(fields)
 
     def _resume_at(self, text: bytes) -> None:
-        """Continue behind the cursor in `text`, or begin with a gap that says why not."""
+        """Continue after the cursor in `text`, or begin with a gap that says why not."""
         cursor, history = cursors.parse(text), self._history
         if cursor is not None and cursor.last is not None:
             self._wants_snapshot = True  # a client in the middle of one wants one
@@ -140,7 +140,7 @@ class FeedState:
             return "trimmed"
 
     def _begin_gap(self, reason: Reason) -> None:
-        """Begin anew, since the client cannot continue: with a snapshot if it wants one, else with the oldest change.
+        """Start over, since the client cannot continue: with a snapshot if it wants one, else with the oldest change.
 
         Puts the message that says so into the queue.
         """

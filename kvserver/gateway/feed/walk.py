@@ -23,7 +23,7 @@ class Overtaken(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody wants what is being looked for any more."""
+    """The client that the search is for has left."""
 
 
 class Interrupted(Exception):
@@ -38,7 +38,7 @@ It is given whether it may raise `Interrupted`, too: whether little would have t
 
 
 def never_wait(may_interrupt: bool) -> None:
-    """Do nothing: the `AwaitTurn` of a client that has no others beside it."""
+    """Do nothing: the `AwaitTurn` of a client that is alone."""
 
 
 class FeedHistory(Protocol):
@@ -78,7 +78,7 @@ class FeedHistory(Protocol):
         """Whether a client at `revision` lacks only what was shown just now."""
 
     def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
-        """Return how far behind `revision` nothing is known to be of these keys and ops (None: all of them).
+        """Return up to where, after `revision`, there are none of these keys and ops (None: all of them).
 
         It is `revision` where that is not known, and never above `shown`. Does not switch.
         """
@@ -130,7 +130,7 @@ class EventWalk:
         return self.message({"type": "activity", "cursor": cursor} | activity_fields(line))
 
     def next_envelope(self, until: int, shows: Shows | None = None) -> Message | None:
-        """Return the next envelope of events up to revision `until`, and move behind it; None: there are no more.
+        """Return the next envelope of events up to revision `until`, and move after it; None: there are no more.
 
         Without `shows` the filter alone decides, and clients at the same place share the envelope. May take long.
         Raises `Overtaken`, `ClientGone`, `Interrupted`; after those two it can be called again.
@@ -146,7 +146,7 @@ class EventWalk:
         return None
 
     def _pass_over(self, revision: int, until: int, ops: frozenset[str] | None, *, may_interrupt: bool) -> int:
-        """Return how far, up to `until`, nothing behind `revision` is known to be for the client.
+        """Return how far, up to `until`, nothing after `revision` is known to be for the client.
 
         Waits for its turn first, unless all it lacks was shown just now: then it looks at that at once.
         """
@@ -169,7 +169,7 @@ class EventWalk:
         return found
 
     def _build_envelope(self, block: Block, until: int, shows: Shows) -> tuple[Message | None, int]:
-        """Return the first envelope of `block` behind the client's place, and the revision it reaches.
+        """Return the first envelope of `block` after the client's place, and the revision it reaches.
 
         The mark of a prefix delete is a message of its own: it ends an envelope, and is the message if it comes first.
         """
@@ -198,7 +198,7 @@ class EventWalk:
         return Message(cursor, body, len(builder.parts)), reached
 
     def events_until(self, until: int) -> Iterator[Event]:
-        """Yield the events behind the client's place that may be of its keys, up to `until` and some behind it.
+        """Yield the events after the client's place that may be of its keys, up to `until` and some after it.
 
         May take long. Raises `Overtaken`, `ClientGone`.
         """

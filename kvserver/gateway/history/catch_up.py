@@ -20,7 +20,7 @@ from kvserver.gateway.feed.walk import ClientGone, Interrupted
 TURN_S: Final = 0.004
 """Seconds of catching up between two turns of the event loop, shared out among all clients that catch up."""
 REST_S: Final = 0.001
-"""Seconds until catching up goes on, if nothing else takes longer."""
+"""Seconds until catching up continues, if nothing else takes longer."""
 
 Waiting = TypeVar("Waiting", bound=Hashable)
 
@@ -51,7 +51,7 @@ class TurnQueue(Generic[Waiting]):
                 del self._waiting[address]
 
     def take(self) -> Waiting:
-        """Take out the client whose turn it is. Raises `KeyError` if nobody waits."""
+        """Take out the client whose turn it is. Raises `KeyError` if no client waits."""
         address, clients = self._waiting.popitem(last=False)
         client, _ = clients.popitem(last=False)
         if clients:
@@ -125,7 +125,7 @@ class CatchUpTurns:
             self._queue.discard(turn.address, turn)
 
     def _conduct(self) -> None:
-        """Give turns until nobody waits."""
+        """Give turns until no client waits."""
         loop = gevent.get_hub().loop
         while self._queue:
             self._until = time.monotonic() + TURN_S
@@ -133,7 +133,7 @@ class CatchUpTurns:
                 self._holder = self._queue.take()
                 assert self._holder.waiter is not None
                 loop.run_callback(self._holder.waiter.switch, None)
-                gevent.sleep(0)  # it goes on, and comes back here as soon as it waits for anything
+                gevent.sleep(0)  # it continues, and comes back here as soon as it waits for anything
                 self._holder = None
             gevent.sleep(REST_S)
         self._conductor = None

@@ -12,7 +12,7 @@ EVERY: Final = 256 << 10
 
 
 class LogIndex:
-    """Places at which records begin, in order. Each is behind all revisions up to its own."""
+    """Places at which records begin, in order. Each is after all revisions up to its own."""
 
     def __init__(self) -> None:
         self._revisions: list[int] = []
@@ -30,7 +30,7 @@ class LogIndex:
         self._revisions.insert(at, position.revision)
 
     def before(self, revision: int) -> Position | None:
-        """Return the last place that is not behind `revision`; None: no such place is known."""
+        """Return the last place that is not after `revision`; None: no such place is known."""
         at = bisect_right(self._revisions, revision)
         return Position(self._lsns[at - 1], self._revisions[at - 1]) if at else None
 

@@ -63,7 +63,7 @@ class GatewayInputs:
                 yield decode_activity(message)
 
     def send_activity(self, kind: ActivityKind, subject: bytes, end: int) -> None:
-        """Send a line of activity to the other gateways at the next `flush`. `end`: the revision behind which it is."""
+        """Send a line of activity to the other gateways at the next `flush`. `end`: the revision after which it is."""
         self._others.add(kind, subject, end)
 
     def flush(self) -> None:

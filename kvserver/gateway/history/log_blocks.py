@@ -120,7 +120,7 @@ class LogBlocks:
         return block
 
     def _place_before(self, revision: int) -> Position:
-        """Return where a record begins, not behind `revision` and not far before it. Raises `Trimmed`, `LogError`."""
+        """Return where a record begins, not after `revision` and not far before it. Raises `Trimmed`, `LogError`."""
         if revision < self._board.log.oldest_revision - 1:
             raise Trimmed(self._board.log.oldest)
         place = self.index.before(revision)

@@ -38,7 +38,7 @@ class Merger:
     """Takes records in any order and with gaps, and gives out the history.
 
     Attributes:
-        position: behind the last record that it gave out.
+        position: after the last record that it gave out.
     """
 
     def __init__(self, position: Position) -> None:
@@ -117,12 +117,12 @@ def merge_frames(changes: list[PlacedFrame], activity: list[PlacedFrame]) -> lis
 
 
 def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> list[PlacedFrame]:
-    """Encode lines of activity. `shown`: the last revision shown already; a line that is late is placed behind it."""
+    """Encode lines of activity. `shown`: the last revision shown already; a line that is late is placed after it."""
     return [PlacedFrame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
 
 
 class LatestPuts:
-    """The keys that were put last, and when: a line that shows a key absent must not be shown behind its put."""
+    """The keys that were put last, and when: a line that shows a key absent must not be shown after its put."""
 
     def __init__(self, revision: int, most: int = 16_384) -> None:
         self._most = most
@@ -143,7 +143,7 @@ class LatestPuts:
         self._known_from = revision
 
     def contradict(self, line: Activity, shown: int) -> bool:
-        """Whether `line`, shown behind revision `shown`, could make a key look absent that was put before that.
+        """Whether `line`, shown after revision `shown`, could make a key look absent that was put before that.
 
         Where that is not known, it could.
         """
@@ -221,7 +221,7 @@ class PendingActivity:
         del self._lines[MOST_WAITING:]
 
     def take(self, revision: int) -> list[Activity]:
-        """Remove and return the lines behind revisions up to `revision`, in order."""
+        """Remove and return the lines after revisions up to `revision`, in order."""
         ready = sorted((line for line in self._lines if line.end <= revision), key=lambda line: line.end)
         if ready:
             self._lines = [line for line in self._lines if line.end > revision]

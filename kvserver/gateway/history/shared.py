@@ -77,7 +77,7 @@ class SharedHistory:
     # What is shown
 
     def show(self, records: list[Record], activity: list[tuple[Activity, int]]) -> None:
-        """Show records that follow what was shown, and activity, each line behind its revision. May switch."""
+        """Show records that follow what was shown, and activity, each line after its revision. May switch."""
         for line, place in activity:
             self._lines.append(ActivityLine(line, place))
             self._next_line += 1
@@ -95,7 +95,7 @@ class SharedHistory:
             self._wake_all()
             breathe()
             if self._position != position:
-                return  # the last client left meanwhile, and one that came then begins at the watermark
+                return  # the last client left in the meantime, and one that came then begins at the watermark
         if begin < len(records):
             self.skip_to(Position(records[-1].end, records[-1].next_revision - 1))
         elif activity:
@@ -163,7 +163,7 @@ class SharedHistory:
         return self._recent.weight_after(revision) <= NEAR_BYTES
 
     def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
-        """Return how far behind `revision` nothing is known to be of these keys and ops (None: all of them)."""
+        """Return up to where, after `revision`, there are none of these keys and ops (None: all of them)."""
         for _ in range(MOST_PASSED):
             summary = self._log.summaries.find(revision) or self._summary_of_recent(revision)
             if summary is None or summary.may_show(selection, ops):
@@ -210,6 +210,6 @@ class _RecentBlocks:
         return self._blocks[at] if at >= 0 and revision < self._blocks[at].end else None
 
     def weight_after(self, revision: int) -> float:
-        """Return the weight of the blocks behind that with the revision after `revision`; infinite if none has it."""
+        """Return the weight of the blocks after the one that has revision + 1; infinite if none has it."""
         at = bisect_right(self._begins, revision) - 1
         return self._ends_at[-1] - self._ends_at[at] if at >= 0 and revision < self._blocks[at].end else float("inf")

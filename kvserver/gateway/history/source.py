@@ -44,7 +44,7 @@ IDLE_S: Final = 0.1
 PACE_S: Final = 100e-6
 """The least time between showing something and showing more, for each client: writing to it takes about a third."""
 LONGEST_PACE_S: Final = 0.006
-"""The same for many clients: what comes meanwhile costs each of them one write, not many."""
+"""The same for many clients: what comes in the meantime costs each of them one write, not many."""
 
 
 class LogFollower:
@@ -224,7 +224,7 @@ class LogFollower:
         self._skip_to(watermark)
 
     def _show(self, fresh: list[Record]) -> None:
-        """Show records and the activity that belongs between and behind them. May switch."""
+        """Show records and the activity that belongs between and after them. May switch."""
         self.counts["records"] += len(fresh)
         placed: list[tuple[Activity, int]] = []
         if self._wal or self._row.listening:  # else nothing needs to be decoded here
@@ -232,7 +232,7 @@ class LogFollower:
                 placed += self._show_piece(end, frames)
                 breathe()
                 if self._shown != end:
-                    return  # the last client left meanwhile, and one that came then begins at the watermark
+                    return  # the last client left in the meantime, and one that came then begins at the watermark
             if self._pending:
                 placed += self._show_piece(self._shown, {})
         elif fresh:
@@ -243,7 +243,7 @@ class LogFollower:
     def _show_piece(self, end: Position, frames: dict[View, list[PlacedFrame]]) -> list[tuple[Activity, int]]:
         """Show the history up to `end` to clients of `/wal`, with the activity that is due by then.
 
-        Returns that activity, each line with the revision behind which it was shown.
+        Returns that activity, each line with the revision after which it was shown.
         """
         shown = self._shown.revision
         lines = [line for line in self._pending.take(end.revision) if not self._puts.contradict(line, shown)]

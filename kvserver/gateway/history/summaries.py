@@ -1,6 +1,6 @@
 """Which keys the blocks of the history are about, in so few bytes that far more of them fit than blocks. Pure.
 
-Who wants keys of which a block has none passes over it without reading or decoding it again.
+A client whose keys are not in a block skips it, without reading or decoding it again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kvserver.gateway.feed.selection import Selection
 SUMMARY_BYTES: Final = 32 << 20
 """Memory for the summaries of a gateway."""
 
-_OVERHEAD: Final = 600  # bytes that a summary takes beside keys
+_OVERHEAD: Final = 600  # bytes that a summary takes besides keys
 _BETWEEN: Final = b"\xff"  # keys are UTF-8, in which it never occurs
 
 
@@ -48,7 +48,7 @@ class BlockSummary:
 
 
 class BlockSummaries:
-    """Summaries of blocks. Where there are too many, those of the newest blocks stay: who comes back was here lately,
+    """Summaries of blocks. If there are too many, those of the newest blocks stay: most clients return soon,
     and what is dropped first is what the log drops first."""
 
     def __init__(self, most_bytes: int = SUMMARY_BYTES) -> None:

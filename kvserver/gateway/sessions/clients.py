@@ -32,8 +32,8 @@ from shards.wire.errors import Forbidden
 log = logging.getLogger(__name__)
 _failed = Recurring(log, logging.ERROR, "feeding %s")
 
-SILENCE_S: Final = 9.0
-"""A client that got nothing for so long gets a bookmark, when it is looked at next: within 10 s."""
+BOOKMARK_AFTER_S: Final = 9.0
+"""Seconds without a message after which a client gets a bookmark, when it is next checked: within 10 s."""
 TURN_BYTES: Final = 64 << 10
 """Messages that wait are written together, up to about so many bytes."""
 REVOKED: Final = 3000
@@ -111,7 +111,7 @@ class FeedSession:
 
     def each_second(self) -> None:
         """Wake up a client that is due a bookmark, waits for a page, or for others to take what was made for them."""
-        self._bookmark_is_due = time.monotonic() - self._spoke_at > SILENCE_S
+        self._bookmark_is_due = time.monotonic() - self._spoke_at > BOOKMARK_AFTER_S
         self._turn.is_due |= self._bookmark_is_due
         if self._bookmark_is_due or self._waits_for_budget or self.state.in_snapshot:
             self._wake()

@@ -43,8 +43,8 @@ class FeedRequest(NamedTuple):
         protocol: the WebSocket subprotocol, empty if none was offered.
         query: its `since` is the Last-Event-ID, if there is one.
         has_bad_cursor: whether `since` came in the query and is no cursor. A Last-Event-ID that is no cursor is left to
-            the stream: EventSource sends it by itself, and would never return after a refusal.
-        resume_token: the one behind the Last-Event-ID of an SSE stream that a ticket opened, else empty.
+            the stream: EventSource sends it on its own, and would never return after a refusal.
+        resume_token: the one after the Last-Event-ID of an SSE stream that a ticket opened, else empty.
     """
 
     carrier: Carrier
@@ -57,7 +57,7 @@ class FeedRequest(NamedTuple):
     def check_cursor(self) -> None:
         """Raise `BadCursor` if the query's `since` is no cursor."""
         if self.has_bad_cursor:
-            raise BadCursor("query parameter 'since': it is no cursor")
+            raise BadCursor("query parameter 'since': it is not a cursor")
 
 
 def read_credentials(head: Head) -> Credentials:

@@ -104,7 +104,7 @@ class PollFeed(FeedSession):
     def _collect_messages(self) -> PollAnswer:
         """Collect what there is. May switch.
 
-        The budget is charged with the largest answer meanwhile, or many polls would find it unspent. A page of a
+        The budget is charged with the largest answer in the meantime, or many polls would find it unspent. A page of a
         snapshot is charged when it is read, and waits for the budget itself.
         """
         self._turn.is_due = False

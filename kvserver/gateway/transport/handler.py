@@ -214,7 +214,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._log_answer(200, stream.written)
 
     def _read_head(self) -> bytes:
-        """Return the request head, empty if the client left; what came behind it stays in `_received`.
+        """Return the request head, empty if the client left; what came after it stays in `_received`.
 
         Raises `RequestTimeout` if only a part of it came in time, `Overloaded` if the client's budget is full.
         """

@@ -1,8 +1,8 @@
-"""The receiving end of the hand-over: web workers pass on connections that ask for a feed.
+"""The receiving end of the handover: web workers pass on connections that ask for a feed.
 
-The protocol is that of `kvserver.web.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
-as ancillary data; the answer is one byte. A worker that did not get the answer in time asks another gateway,
-so a connection whose worker no longer takes the answer is closed here, untouched.
+The protocol is that of `kvserver.web.handover`: one message on a SOCK_SEQPACKET socket, with the connection's
+descriptor as ancillary data; the answer is one byte. A worker that gets no answer in time asks another gateway, so a
+connection whose worker no longer takes the answer is closed here, untouched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from gevent import socket as gsocket
 
 from kvserver.web.acceptor import EXHAUSTED_S
-from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
+from kvserver.web.handover import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 from shards.files.kept_file import KeptFile
 from shards.host.logs import Recurring
 from shards.wire.errors import EXHAUSTED
@@ -78,7 +78,7 @@ class HandoverListener:
                 channel, _ = listener.accept()
             except OSError as error:
                 if listener is not self._listener:
-                    continue  # another took its place meanwhile
+                    continue  # another took its place in the meantime
                 if error.errno not in EXHAUSTED:
                     return
                 _exhausted.report(error.strerror)

@@ -1,4 +1,4 @@
-"""The monitor of a process's connections: pings, drops what is lost, sheds slow clients, closes all at the end."""
+"""The monitor of a process's connections: pings them, drops lost and slow ones, closes all at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Watchable(Protocol):
         """End the connection if the client is gone. `now`: by the monotonic clock."""
 
     def ping(self) -> None:
-        """Ask the client for a sign of life."""
+        """Send a ping to the client."""
 
     def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
         """Write the farewell, then close."""

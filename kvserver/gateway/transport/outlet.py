@@ -70,7 +70,7 @@ class Outlet:
         return self._unsent is not None
 
     def write_loaded(self) -> None:
-        """Write what was loaded, all of it unless `shut_down` is called meanwhile. Blocks. Raises `OSError`."""
+        """Write what was loaded, all of it unless `shut_down` is called in the meantime. Blocks. Raises `OSError`."""
         self._stalled_at = time.monotonic()
         try:
             while self._unsent and self._open:

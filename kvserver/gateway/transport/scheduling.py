@@ -1,4 +1,4 @@
-"""Fair turns for greenlets: `breathe` lets others run where gevent by itself would not."""
+"""Fair turns for greenlets: `breathe` lets others run where gevent alone would not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _loop_clock = _LoopClock()
 def breathe() -> None:
     """Let other greenlets run if the event loop has had no turn for 10 ms.
 
-    Reading from a socket that always has data never switches greenlets by itself. `sleep(0)` would not do: it runs what
+    Reading from a socket that always has data never switches greenlets. `sleep(0)` would not do: it runs what
     is ready, but looks for no I/O.
     """
     if _loop_clock.seconds_since_poll() > _LONGEST_TURN_S:

@@ -112,7 +112,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         outlet: the sending side.
     """
 
-    # The base class's; it is not initialised, since that would set up the frame layer that this class replaces.
+    # The base class's; it is not initialized, since that would set up the frame layer that this class replaces.
     environ, stream, handler = None, None, None
 
     def __init__(
@@ -180,7 +180,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     # Writing
 
     def send(self, message: str | bytes, binary: bool | None = None) -> None:
-        """Write a message behind what waits already; blocks while too much waits.
+        """Write a message after what waits already; blocks while too much waits.
 
         Raises `WebSocketError` if the connection is closing.
         """

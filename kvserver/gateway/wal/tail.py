@@ -2,7 +2,7 @@
 
 - `Chunk` is what is written at a time: some frames, or a single large one, of which clients get pieces.
 - `Tail` keeps the chunks shown last, encoded once for all clients of a view, up to some size.
-- `WalCursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `WalCursor` is one client: a position. A client that the tail has left behind reads the log on its own.
 - `LargeFrameCache` bounds the large frames that are kept only because clients are in the middle of them.
 
 A piece is a view of its frame. A sender that cannot write it at once has to copy it, or a client that does not read
@@ -33,7 +33,7 @@ _CHUNK_OVERHEAD: Final = 512
 
 
 class Position(NamedTuple):
-    """A place in the history: behind `revision`. What follows is in the log at `lsn`, where a record begins, or behind
+    """A place in the history: after `revision`. What follows is in the log at `lsn`, where a record begins, or after
     it."""
 
     lsn: int
@@ -41,7 +41,7 @@ class Position(NamedTuple):
 
 
 class PlacedFrame(NamedTuple):
-    """An encoded line. `place`: twice its revision; of activity one more than twice the revision it is behind."""
+    """An encoded line. `place`: twice its revision; of activity one more than twice the revision it is after."""
 
     place: int
     data: bytes
@@ -51,7 +51,7 @@ class Chunk:
     """The encoded lines of a part of the history, and where each revision begins in them.
 
     Attributes:
-        end: the position behind it.
+        end: the position after it.
         data: the frames, one after the other.
         frames: how many.
     """
@@ -73,7 +73,7 @@ class Chunk:
         return len(self.data) + 16 * self.frames + _CHUNK_OVERHEAD
 
     def after(self, revision: int) -> tuple[bytes | memoryview, int]:
-        """Return the frames of what is behind `revision`, and how many they are."""
+        """Return the frames of what is after `revision`, and how many they are."""
         first = bisect_right(self._places, 2 * revision)
         if first == 0:
             return self.data, self.frames
@@ -151,7 +151,7 @@ class Tail:
     """
 
     def __init__(self, position: Position, most_bytes: int = TAIL_BYTES) -> None:
-        self.position = self._begin = position  # what is kept comes behind `_begin`
+        self.position = self._begin = position  # what is kept comes after `_begin`
         self.most_bytes = most_bytes
         self._chunks: deque[Chunk] = deque()
         self._bytes = 0
@@ -196,7 +196,7 @@ class Tail:
             cursor.advance(self.position)
 
     def rejoin(self, cursor: WalCursor) -> bool:
-        """Let a client that caught up by itself continue here; False if it has not reached what is kept.
+        """Let a client that caught up on its own continue here; False if it has not reached what is kept.
 
         It continues with the first chunk that holds a change it lacks.
         """

@@ -1,4 +1,4 @@
-"""A log line for each answered request, by web workers (on both roads) and gateways; see `--access-log`."""
+"""A log line for each answered request, by web workers (on both paths) and gateways; see `--access-log`."""
 
 from __future__ import annotations
 

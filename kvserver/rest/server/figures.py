@@ -1,6 +1,6 @@
-"""Growing counters of the whole server, as JSON objects: what a live board makes rates of.
+"""Growing counters of the whole server, as JSON objects: what a dashboard makes rates of.
 
-All of it stands on the board, in rows of the living and the dead, so no counter falls while the server runs. `/metrics`
+All of it is on the board, in rows of the living and the dead, so no counter falls while the server runs. `/metrics`
 shows the same figures, of each process and in more detail.
 """
 

@@ -1,5 +1,5 @@
 /*
- * kvclient.c: C client of kvserver. kvclient.h tells how it is used; here is how it works.
+ * kvclient.c: C client of kvserver. kvclient.h says how to use it; this file, how it works.
  *
  * In reading order:
  *     1 time and chance            8 the policy of repeats       15 WebSockets
@@ -45,6 +45,7 @@
 #define IDLE_CONNECTION_S 30L          /* the server keeps an idle connection for 75 s */
 #define SILENCE_MS 25000               /* the server says something every 10 s */
 #define HEALTHY_MS 10000               /* after so long, a lost connection counts as the first */
+#define LEAST_PAUSE_MS 100             /* before a feed is opened again because its server ended it */
 #define LARGEST_MESSAGE (64u << 20)
 #define LARGEST_HEAD (64u << 10)
 #define KEYS_OF_A_REQUEST 1000
@@ -109,7 +110,7 @@ static int64_t smaller(int64_t one, int64_t other)
 
 /* ============================================================================================ 2 buffers ========== */
 
-/* Bytes that grow. A NUL always stands behind them. After a malloc that failed, `failed` is set, and nothing is added
+/* Bytes that grow. A NUL always follows them. After a malloc that failed, `failed` is set, and nothing is added
  * any more: it is enough to look at it in the end. */
 struct buffer {
     char *data;
@@ -204,7 +205,7 @@ static char *copy_of(const char *text)
     return copy;
 }
 
-/* Copy as much as fits, with a NUL behind it. */
+/* Copy as much as fits, with a NUL after it. */
 static void copy_text(char *out, size_t room, const char *text, size_t size)
 {
     if (size >= room)
@@ -357,7 +358,7 @@ static int is_fragile(const char *segment, size_t size)
     return size == 0 || (size <= 2 && segment[0] == '.' && segment[size - 1] == '.');
 }
 
-/* Append the path of a key. A slash beside a segment that is empty, "." or ".." is sent as %2F. */
+/* Append the path of a key. A slash next to a segment that is empty, "." or ".." is sent as %2F. */
 static void buffer_key_path(struct buffer *out, const char *key)
 {
     int before_is_fragile = 0;
@@ -434,7 +435,7 @@ const char *kv_status_text(kv_status status)
     case KV_UNREACHABLE: return "unreachable";
     case KV_UNKNOWN: return "outcome unknown";
     case KV_NO_ANSWER: return "no answer";
-    case KV_WITHHELD: return "done, result not told";
+    case KV_WITHHELD: return "done, result withheld";
     case KV_GAP: return "gap in the feed";
     case KV_TIMEOUT: return "nothing in time";
     case KV_NO_MEMORY: return "out of memory";
@@ -556,10 +557,36 @@ static int is_loopback(const char *host)
            !strncmp(host, "[::1]", 5);
 }
 
+/* Return what is wrong with "host", "host:port", "[address]" or "[address]:port"; NULL: nothing. */
+static const char *flaw_of_authority(const char *text, size_t size)
+{
+    const char *end = text + size, *host_end, *port;
+    int64_t number;
+    if (*text == '[') {
+        host_end = memchr(text, ']', size);
+        if (!host_end || host_end == text + 1)
+            return "the URL has an address in brackets that does not end, or is empty";
+        host_end++;
+    } else {
+        host_end = memchr(text, ':', size);
+        host_end = host_end ? host_end : end;
+    }
+    if (host_end == text)
+        return "the URL has no host";
+    if (host_end == end)
+        return NULL;
+    port = host_end + 1;
+    if (*host_end != ':' || memchr(port, ':', (size_t)(end - port)))
+        return "the URL has something else than :port behind its host (an IPv6 address stands in brackets)";
+    number = number_of(port, (size_t)(end - port));
+    return number < 1 || number > 65535 ? "the URL has a port that is not a number from 1 to 65535" : NULL;
+}
+
 static const char *take_origin(struct settings *settings, const char *url)
 {
     const char *rest = strstr(url, "://"), *path;
     struct buffer origin = {0}, below = {0};
+    const char *flaw;
     size_t i;
     for (i = 0; url[i]; i++)
         if ((unsigned char)url[i] <= ' ' || (unsigned char)url[i] >= 0x7f)
@@ -572,6 +599,9 @@ static const char *take_origin(struct settings *settings, const char *url)
         return "the URL has no host";
     if (memchr(rest, '@', (size_t)(path - rest)))
         return "the URL has a user or a password: give a token instead";
+    flaw = flaw_of_authority(rest, (size_t)(path - rest));
+    if (flaw)
+        return flaw;
     if (strpbrk(path, "?#"))
         return "the URL has a query or a fragment";
     if (rest == url)
@@ -677,18 +707,41 @@ void kv_close(kv_client *client)
 
 void kv_set_timeouts(kv_client *client, long timeout_ms, long patience_ms)
 {
+    if (!client)
+        return;
     client->settings.timeout_ms = timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
     client->settings.patience_ms = or_default(patience_ms, DEFAULT_PATIENCE_MS);
 }
 
 void kv_set_idempotency(kv_client *client, int on)
 {
-    client->no_idempotency = !on;
+    if (client)
+        client->no_idempotency = !on;
 }
+
+/* The error of a call without a handle. */
+static const kv_error NO_HANDLE = {KV_INVALID, KV_REFUSED, 0, "bad_request", "the handle is NULL", "", "", 0, -1, 0, 0};
 
 const kv_error *kv_last_error(const kv_client *client)
 {
-    return &client->error;
+    return client ? &client->error : &NO_HANDLE;
+}
+
+/* Set the error of an argument that is NULL. */
+static kv_status missing(kv_error *error, const char *name)
+{
+    clear_error(error);
+    return set_error(error, KV_INVALID, KV_REFUSED, "bad_request", "%s is NULL", name);
+}
+
+/* Refuse a call if one of its arguments, which has to be there, is NULL. Return whether it is refused. */
+static int lacks(kv_client *client, const char *name, int is_null)
+{
+    if (!client)
+        return 1;
+    if (is_null)
+        missing(&client->error, name);
+    return is_null;
 }
 
 void kv_free(void *text)
@@ -701,7 +754,7 @@ void kv_free(void *text)
 /* What repeating a call may do. */
 enum kind {
     READ,        /* nothing */
-    WRITE,       /* the write a second time; so also a create: the key may have been deleted meanwhile */
+    WRITE,       /* the write a second time; so also a create: the key may have been deleted in the meantime */
     CONDITIONAL, /* nothing: it asks for a revision, which the write changes */
     ONCE,        /* harm, and the server does not remember its outcome */
     AGAIN        /* nothing: a write that says itself what it spares */
@@ -735,7 +788,7 @@ struct answer {
     char expires[32];
     char request_id[72];
     int64_t revision, previous_revision; /* 0: none */
-    int64_t length;                      /* -1: not told */
+    int64_t length;                      /* -1: unknown */
     int64_t modified;
     double retry_after_s;
     struct buffer cursor;
@@ -746,7 +799,7 @@ struct answer {
 
 enum outcome {
     ANSWERED,
-    NOT_SENT, /* surely not executed: not all of it was given to the kernel */
+    NOT_SENT, /* not executed: not all of it was given to the kernel */
     LOST,     /* it may have been executed */
     NO_ROOM,  /* no memory for the answer */
     TOO_LARGE /* one message of the answer is larger than what the user allows */
@@ -828,7 +881,7 @@ static void note_header(struct answer *answer, const char *line, size_t length)
     }
 }
 
-/* Note the line of an answer that tells its status. Return 0 if it is none. */
+/* Note the line of an answer that has its status. Return 0 if it is none. */
 static int note_status(struct answer *answer, const char *line, size_t length)
 {
     const char *space = memchr(line, ' ', length);
@@ -989,7 +1042,7 @@ static struct curl_slist *headers_of(const struct settings *settings, const stru
     return list;
 }
 
-/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why` tells why it was not ANSWERED. */
+/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why`: why it was not ANSWERED. */
 static enum outcome attempt(kv_client *client, const struct call *call, const char *key, struct answer *answer)
 {
     struct transfer transfer = {0};
@@ -1113,9 +1166,19 @@ static void foreign(kv_error *error, enum kind kind, const struct answer *answer
     error->retry_after_s = answer->retry_after_s;
 }
 
+/* Whether an answer is an error of a kvserver. That to a HEAD has no body. */
 static int is_problem(const struct answer *answer)
 {
-    return begins_with(answer->content_type, "application/problem+json");
+    json_t *problem;
+    int is_object;
+    if (!begins_with(answer->content_type, "application/problem+json"))
+        return 0;
+    if (answer->body.size == 0)
+        return 1;
+    problem = json_loadb(answer->body.data, answer->body.size, JSON_ALLOW_NUL, NULL);
+    is_object = json_is_object(problem);
+    json_decref(problem);
+    return is_object;
 }
 
 /* Whether an answer below 400 is one that a kvserver gives to such a call. */
@@ -1382,21 +1445,34 @@ static kv_status finish_for_entry(kv_client *client, struct call *call, kv_entry
     return status;
 }
 
+/* Whether a call that reads a key lacks an argument. The entry is zero then. */
+static int lacks_key_or_entry(kv_client *client, const char *key, kv_entry *entry)
+{
+    if (entry)
+        memset(entry, 0, sizeof *entry);
+    return lacks(client, "key", !key) || lacks(client, "entry", !entry);
+}
+
 kv_status kv_get(kv_client *client, const char *key, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     return finish_for_entry(client, &call, entry);
 }
 
 kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_t last, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     if (last < 0)
         snprintf(call.range, sizeof call.range, "Range: bytes=%lld-", (long long)first);
     else
         snprintf(call.range, sizeof call.range, "Range: bytes=%lld-%lld", (long long)first, (long long)last);
     if (first < 0 || (last >= 0 && last < first)) {
-        memset(entry, 0, sizeof *entry);
         call_free(&call);
         clear_error(&client->error);
         return bad_request(&client->error, "bad_request", "a range begins at 0 or later, and does not end before that");
@@ -1406,17 +1482,25 @@ kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_
 
 kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     snprintf(call.condition, sizeof call.condition, "If-None-Match: \"%lld\"", (long long)revision);
     return finish_for_entry(client, &call, entry);
 }
 
 kv_status kv_head(kv_client *client, const char *key, kv_meta *meta)
 {
-    struct call call = call_of("HEAD", key, READ);
+    struct call call;
     struct answer answer = {0};
-    kv_status status = finish(client, &call, &answer);
-    memset(meta, 0, sizeof *meta);
+    kv_status status;
+    if (meta)
+        memset(meta, 0, sizeof *meta);
+    if (lacks(client, "key", !key) || lacks(client, "meta", !meta))
+        return KV_INVALID;
+    call = call_of("HEAD", key, READ);
+    status = finish(client, &call, &answer);
     if (status == KV_OK) {
         meta->size = (uint64_t)positive(answer.length);
         meta->revision = answer.revision;
@@ -1476,9 +1560,15 @@ static const kv_put_options NO_PUT_OPTIONS;
 static kv_status put(kv_client *client, const char *key, const void *value, size_t size, const kv_put_options *options,
                      kv_written *written, struct answer *answer, int wants_previous)
 {
-    struct call call = call_of("PUT", key, WRITE);
-    const char *flaw = fill_put(&call, value, size, options ? options : &NO_PUT_OPTIONS);
+    struct call call;
+    const char *flaw;
     kv_status status;
+    if (written)
+        memset(written, 0, sizeof *written);
+    if (lacks(client, "key", !key) || lacks(client, "value", !value && size))
+        return KV_INVALID;
+    call = call_of("PUT", key, WRITE);
+    flaw = fill_put(&call, value, size, options ? options : &NO_PUT_OPTIONS);
     clear_error(&client->error);
     if (wants_previous)
         buffer_text_parameter(&call.target, "return", "previous");
@@ -1509,6 +1599,8 @@ kv_status kv_put(kv_client *client, const char *key, const void *value, size_t s
 kv_status kv_put_text(kv_client *client, const char *key, const char *text)
 {
     kv_put_options options = {0};
+    if (lacks(client, "text", !text))
+        return KV_INVALID;
     options.content_type = "text/plain; charset=utf-8";
     return kv_put(client, key, text, strlen(text), &options, NULL);
 }
@@ -1521,11 +1613,11 @@ kv_status kv_create(kv_client *client, const char *key, const void *value, size_
     return kv_put(client, key, value, size, &mine, written);
 }
 
-/* Set the error of a write that was done, but whose result is not told. */
+/* Set the error of a write that was done, but whose result is withheld. */
 static kv_status withheld(kv_client *client, int64_t revision)
 {
     set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld",
-              "the write was done, but its result is not told");
+              "the write was done, but its result is withheld");
     client->error.revision = revision;
     return KV_WITHHELD;
 }
@@ -1534,9 +1626,15 @@ kv_status kv_exchange(kv_client *client, const char *key, const void *value, siz
                       const kv_put_options *options, kv_written *written, kv_entry *previous)
 {
     struct answer answer = {0};
-    kv_status status = put(client, key, value, size, options, written, &answer, 1);
-    int64_t revision = answer.revision;
+    kv_status status;
+    int64_t revision;
+    if (written)
+        memset(written, 0, sizeof *written);
+    if (lacks(client, "previous", !previous))
+        return KV_INVALID;
     memset(previous, 0, sizeof *previous);
+    status = put(client, key, value, size, options, written, &answer, 1);
+    revision = answer.revision;
     if (status == KV_OK && answer.http_status != 201) {
         answer.revision = answer.previous_revision;
         answer.expires[0] = '\0'; /* it is that of the new entry */
@@ -1551,14 +1649,17 @@ kv_status kv_exchange(kv_client *client, const char *key, const void *value, siz
 kv_status kv_patch(kv_client *client, const char *key, const char *merge_patch, int64_t if_revision,
                    kv_entry *result)
 {
-    struct call call = call_of("PATCH", key, WRITE);
+    struct call call;
     struct answer answer = {0};
     kv_status status;
+    if (result)
+        memset(result, 0, sizeof *result);
+    if (lacks(client, "key", !key) || lacks(client, "merge_patch", !merge_patch))
+        return KV_INVALID;
+    call = call_of("PATCH", key, WRITE);
     set_body(&call, merge_patch, strlen(merge_patch), "application/merge-patch+json");
     require_revision(&call, if_revision);
     status = finish(client, &call, &answer);
-    if (result)
-        memset(result, 0, sizeof *result);
     if (status == KV_OK && answer.body.size == 0)
         status = withheld(client, answer.revision);
     else if (status == KV_OK && result)
@@ -1575,7 +1676,7 @@ static kv_status take_sum(kv_client *client, const struct answer *answer, int64_
         return withheld(client, answer->revision);
     errno = 0;
     *sum = strtoll(answer->body.data, &end, 10);
-    if (!errno && end == answer->body.data + answer->body.size)
+    if (!errno && end == answer->body.data + answer->body.size && strchr("-0123456789", answer->body.data[0]))
         return KV_OK;
     *sum = 0;
     foreign(&client->error, WRITE, answer);
@@ -1584,18 +1685,21 @@ static kv_status take_sum(kv_client *client, const struct answer *answer, int64_
 
 kv_status kv_incr(kv_client *client, const char *key, int64_t by, const kv_incr_options *options, int64_t *sum)
 {
-    struct call call = call_of("POST", key, WRITE);
+    struct call call;
     struct answer answer = {0};
     int64_t ignored;
     kv_status status;
+    sum = sum ? sum : &ignored;
+    *sum = 0;
+    if (lacks(client, "key", !key))
+        return KV_INVALID;
+    call = call_of("POST", key, WRITE);
     set_body(&call, "", 0, "application/octet-stream");
     buffer_number_parameter(&call.target, "incr", by);
     if (options && options->ttl_if_new_ms)
         buffer_ttl_parameter(&call.target, "ttl_if_new", options->ttl_if_new_ms);
     if (options)
         require_revision(&call, options->if_revision);
-    sum = sum ? sum : &ignored;
-    *sum = 0;
     status = finish(client, &call, &answer);
     if (status == KV_OK)
         status = take_sum(client, &answer, sum);
@@ -1605,8 +1709,14 @@ kv_status kv_incr(kv_client *client, const char *key, int64_t by, const kv_incr_
 
 kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *options, int64_t *revision)
 {
-    struct call call = call_of("POST", key, WRITE);
-    const char *flaw = add_expiry(&call, options->ttl_ms, options->expires);
+    struct call call;
+    const char *flaw;
+    if (revision)
+        *revision = 0;
+    if (lacks(client, "key", !key) || lacks(client, "options", !options))
+        return KV_INVALID;
+    call = call_of("POST", key, WRITE);
+    flaw = add_expiry(&call, options->ttl_ms, options->expires);
     set_body(&call, "", 0, "application/octet-stream");
     require_revision(&call, options->if_revision);
     if (options->persist)
@@ -1615,8 +1725,6 @@ kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *o
         flaw = "a touch sets one of ttl_ms, expires and persist";
     if (!flaw)
         return finish_for_revision(client, &call, revision);
-    if (revision)
-        *revision = 0;
     call_free(&call);
     clear_error(&client->error);
     return bad_request(&client->error, "bad_request", flaw);
@@ -1624,7 +1732,10 @@ kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *o
 
 kv_status kv_delete(kv_client *client, const char *key, int64_t if_revision)
 {
-    struct call call = call_of("DELETE", key, WRITE);
+    struct call call;
+    if (lacks(client, "key", !key))
+        return KV_INVALID;
+    call = call_of("DELETE", key, WRITE);
     require_revision(&call, if_revision);
     return finish_for_revision(client, &call, NULL);
 }
@@ -1649,7 +1760,7 @@ static kv_status write_next(kv_client *client, const char *key, const kv_entry *
     options.ttl_ms = next->ttl_ms;
     status = kv_put(client, key, next->value, next->size, &options, written);
     if (status == KV_INVALID && options.expires && client->error.http_status == 400)
-        return KV_PRECONDITION; /* the key has expired meanwhile */
+        return KV_PRECONDITION; /* the key has expired in the meantime */
     return status;
 }
 
@@ -1711,6 +1822,10 @@ kv_status kv_update(kv_client *client, const char *key, kv_update_fn update, voi
     kv_entry mine = {0};
     kv_status status;
     int tries;
+    if (after)
+        memset(after, 0, sizeof *after);
+    if (lacks(client, "key", !key) || lacks(client, "update", !update))
+        return KV_INVALID;
     for (tries = 1;; tries++) {
         status = update_once(client, key, update, user, &mine);
         if (status != KV_PRECONDITION || tries == TRIES_OF_AN_UPDATE)
@@ -1772,8 +1887,25 @@ static int buffer_json_string(struct buffer *out, const char *text, size_t size)
     return json != NULL;
 }
 
-/* Perform a call that is answered in JSON, and free it. `document` is NULL on an error. */
-static kv_status finish_for_json(kv_client *client, struct call *call, json_t **document)
+/* Whether an object has a whole number of at least `least` as a member. */
+static int has_number(const json_t *object, const char *name, int64_t least)
+{
+    return json_is_integer(json_object_get(object, name)) && number_member(object, name) >= least;
+}
+
+/* Whether a member of an object is a string, or is null or absent. */
+static int has_optional_text(const json_t *object, const char *name)
+{
+    const json_t *text = json_object_get(object, name);
+    return !text || json_is_null(text) || json_is_string(text);
+}
+
+/* Whether a document is the one that a call is answered with. */
+typedef int (*document_check)(const json_t *document);
+
+/* Perform a call that is answered in JSON, and free it. `document` is NULL on an error; what `is_right` refuses is
+ * none of a kvserver. */
+static kv_status finish_for_json(kv_client *client, struct call *call, document_check is_right, json_t **document)
 {
     struct answer answer = {0};
     kv_status status;
@@ -1782,7 +1914,9 @@ static kv_status finish_for_json(kv_client *client, struct call *call, json_t **
     *document = NULL;
     if (status == KV_OK) {
         *document = object_of(answer.body.data, answer.body.size);
-        if (!*document) {
+        if (!*document || !is_right(*document)) {
+            json_decref(*document);
+            *document = NULL;
             foreign(&client->error, call->kind, &answer);
             status = client->error.status;
         }
@@ -1796,6 +1930,7 @@ static kv_status finish_for_json(kv_client *client, struct call *call, json_t **
 struct kv_batch {
     int is_atomic;
     struct buffer operations; /* as JSON, with commas between them */
+    struct buffer names;      /* the first letter of each operation's name */
     int has_writes;
     kv_error error;    /* of what was added */
     json_t *answer;    /* of the last sending */
@@ -1828,7 +1963,18 @@ void kv_batch_free(kv_batch *batch)
         return;
     forget_results(batch);
     buffer_free(&batch->operations);
+    buffer_free(&batch->names);
     free(batch);
+}
+
+/* Refuse an operation if one of its arguments, which has to be there, is NULL: the batch is useless then. */
+static int batch_lacks(kv_batch *batch, const char *name, int is_null)
+{
+    if (!batch)
+        return 1;
+    if (is_null && !batch->error.status)
+        missing(&batch->error, name);
+    return is_null;
 }
 
 /* Begin an operation. */
@@ -1840,6 +1986,7 @@ static struct buffer *begin_operation(kv_batch *batch, const char *name, const c
     buffer_text(out, "\",\"key\":");
     if (!buffer_json_string(out, key, strlen(key)) && !batch->error.status)
         bad_request(&batch->error, "bad_key", "a key in a batch is UTF-8");
+    buffer_add(&batch->names, name, 1);
     batch->has_writes |= strcmp(name, "get") != 0;
     return out;
 }
@@ -1847,7 +1994,7 @@ static struct buffer *begin_operation(kv_batch *batch, const char *name, const c
 static kv_status end_operation(kv_batch *batch)
 {
     buffer_text(&batch->operations, "}");
-    if (batch->operations.failed && !batch->error.status)
+    if ((batch->operations.failed || batch->names.failed) && !batch->error.status)
         no_memory(&batch->error);
     return batch->error.status;
 }
@@ -1909,12 +2056,16 @@ static void add_value(struct buffer *out, const void *value, size_t size)
 
 kv_status kv_batch_get(kv_batch *batch, const char *key)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     begin_operation(batch, "get", key);
     return end_operation(batch);
 }
 
 kv_status kv_batch_check(kv_batch *batch, const char *key, int64_t revision)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     add_number(begin_operation(batch, "get", key), "if_revision", revision);
     return end_operation(batch);
 }
@@ -1922,7 +2073,10 @@ kv_status kv_batch_check(kv_batch *batch, const char *key, int64_t revision)
 kv_status kv_batch_put(kv_batch *batch, const char *key, const void *value, size_t size,
                        const kv_put_options *options)
 {
-    struct buffer *out = begin_operation(batch, "put", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "value", !value && size))
+        return KV_INVALID;
+    out = begin_operation(batch, "put", key);
     add_value(out, value, size);
     if (options) {
         add_condition(out, options->if_revision);
@@ -1937,8 +2091,12 @@ kv_status kv_batch_put(kv_batch *batch, const char *key, const void *value, size
 
 kv_status kv_batch_patch(kv_batch *batch, const char *key, const char *merge_patch, int64_t if_revision)
 {
-    struct buffer *out = begin_operation(batch, "patch", key);
-    json_t *patch = json_loads(merge_patch, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    struct buffer *out;
+    json_t *patch;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "merge_patch", !merge_patch))
+        return KV_INVALID;
+    out = begin_operation(batch, "patch", key);
+    patch = json_loads(merge_patch, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     if (!patch && !batch->error.status)
         bad_request(&batch->error, "bad_request", "the merge patch is not JSON");
     json_decref(patch);
@@ -1950,7 +2108,10 @@ kv_status kv_batch_patch(kv_batch *batch, const char *key, const char *merge_pat
 
 kv_status kv_batch_incr(kv_batch *batch, const char *key, int64_t by, const kv_incr_options *options)
 {
-    struct buffer *out = begin_operation(batch, "incr", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
+    out = begin_operation(batch, "incr", key);
     add_number(out, "by", by);
     if (options) {
         add_condition(out, options->if_revision);
@@ -1961,7 +2122,10 @@ kv_status kv_batch_incr(kv_batch *batch, const char *key, int64_t by, const kv_i
 
 kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_options *options)
 {
-    struct buffer *out = begin_operation(batch, "touch", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "options", !options))
+        return KV_INVALID;
+    out = begin_operation(batch, "touch", key);
     add_condition(out, options->if_revision);
     add_ttl(out, "ttl", options->ttl_ms);
     add_string(batch, "expires", options->expires);
@@ -1972,14 +2136,25 @@ kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_option
 
 kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     add_condition(begin_operation(batch, "delete", key), if_revision);
     return end_operation(batch);
 }
 
-static int fill_result(kv_result *result, json_t *json)
+/* Whether the result of an operation that was done has what its kind has. `name`: its first letter. */
+static int is_result_of(const json_t *json, char name)
+{
+    return has_number(json, "revision", 1) && (name != 'g' || json_is_string(json_object_get(json, "value")));
+}
+
+/* Fill the result of an operation. Return 0 if it is none. */
+static int fill_result(kv_result *result, json_t *json, char name)
 {
     const json_t *value;
-    if (!json_is_object(json) || !decode_value(json))
+    if (!json_is_object(json) || !decode_value(json) || !has_number(json, "status", 200))
+        return 0;
+    if (number_member(json, "status") < 400 && !is_result_of(json, name))
         return 0;
     value = json_object_get(json, "value");
     result->http_status = (int)number_member(json, "status");
@@ -1991,7 +2166,7 @@ static int fill_result(kv_result *result, json_t *json)
     result->size = json_string_length(value);
     result->content_type = text_member(json, "content_type");
     result->expires = text_member(json, "expires");
-    return result->http_status >= 200;
+    return 1;
 }
 
 /* Take the results out of a document, which then belongs to the batch. Return 0 if they are none. */
@@ -2001,13 +2176,13 @@ static int take_results(kv_batch *batch, json_t *document)
     size_t i, count = json_array_size(results);
     forget_results(batch);
     batch->answer = document;
-    if (!json_is_array(results))
+    if (!json_is_array(results) || count != batch->names.size)
         return 0;
     batch->results = calloc(count ? count : 1, sizeof *batch->results);
     if (!batch->results)
         return 0;
     for (i = 0; i < count; i++)
-        if (!fill_result(batch->results + i, json_array_get(results, i)))
+        if (!fill_result(batch->results + i, json_array_get(results, i), batch->names.data[i]))
             return 0;
     batch->count = count;
     return 1;
@@ -2037,10 +2212,14 @@ static kv_status take_batch_answer(kv_client *client, kv_batch *batch, const str
 
 kv_status kv_batch_send(kv_client *client, kv_batch *batch)
 {
-    struct call call = call_at("POST", "/v1/batch");
+    struct call call;
     struct answer answer = {0};
-    struct buffer body = body_of(batch);
+    struct buffer body;
     kv_status status;
+    if (lacks(client, "batch", !batch))
+        return KV_INVALID;
+    call = call_at("POST", "/v1/batch");
+    body = body_of(batch);
     forget_results(batch);
     call.kind = batch->has_writes ? WRITE : READ;
     call.shape = JSON_SHAPE;
@@ -2061,12 +2240,12 @@ kv_status kv_batch_send(kv_client *client, kv_batch *batch)
 
 size_t kv_batch_count(const kv_batch *batch)
 {
-    return batch->count;
+    return batch ? batch->count : 0;
 }
 
 const kv_result *kv_batch_result(const kv_batch *batch, size_t index)
 {
-    return index < batch->count ? batch->results + index : NULL;
+    return batch && index < batch->count ? batch->results + index : NULL;
 }
 
 /* Copy a result of a get. Return 0 without memory. */
@@ -2092,7 +2271,10 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
     kv_status status = KV_OK;
     size_t i;
     for (i = 0; batch && i < *count; i++)
-        kv_batch_get(batch, keys[i]);
+        if (kv_batch_get(batch, keys[i]) == KV_INVALID) {
+            snprintf(batch->error.detail, sizeof batch->error.detail, "ops[%lu]: a key is UTF-8", (unsigned long)i);
+            break;
+        }
     status = batch ? kv_batch_send(client, batch) : no_memory(&client->error);
     for (i = 0; status == KV_OK && i < *count; i++) {
         const kv_result *result = kv_batch_result(batch, i);
@@ -2102,7 +2284,7 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
             if (!copy_result(result, entries + i))
                 status = set_error(&client->error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed for an answer");
         } else if (!result || result->status != KV_NOT_FOUND) {
-            status = set_error(&client->error, result ? result->status : KV_NO_ANSWER, KV_OTHER,
+            status = set_error(&client->error, result && result->status ? result->status : KV_NO_ANSWER, KV_OTHER,
                                result && result->code ? result->code : "not_answered", "%s",
                                result && result->detail ? result->detail : "a key of the batch was not answered");
             client->error.http_status = result ? result->http_status : 0;
@@ -2113,15 +2295,35 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
     return status;
 }
 
+/* Let an error about "ops[i]" name the key as the caller counts it: `done` keys were read before. */
+static void name_key(kv_error *error, size_t done)
+{
+    unsigned long index;
+    char rest[sizeof error->detail];
+    int at = 0;
+    if (sscanf(error->detail, "ops[%lu]%n", &index, &at) != 1 || at == 0)
+        return;
+    copy_text(rest, sizeof rest, error->detail + at, strlen(error->detail + at));
+    snprintf(error->detail, sizeof error->detail, "keys[%lu]%.480s", index + (unsigned long)done, rest);
+}
+
 kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, kv_entry *entries)
 {
     kv_status status = KV_OK;
     size_t done, some;
-    memset(entries, 0, count * sizeof *entries);
+    if (entries && count)
+        memset(entries, 0, count * sizeof *entries);
+    if (lacks(client, "keys", !keys && count) || lacks(client, "entries", !entries && count))
+        return KV_INVALID;
+    for (done = 0; done < count; done++)
+        if (lacks(client, "one of the keys", !keys[done]))
+            return KV_INVALID;
     clear_error(&client->error);
     for (done = 0; done < count && status == KV_OK; done += some) {
         some = (size_t)smaller((int64_t)(count - done), KEYS_OF_A_REQUEST);
         status = get_some(client, keys + done, &some, entries + done);
+        if (status != KV_OK)
+            name_key(&client->error, done);
     }
     for (done = 0; status != KV_OK && done < count; done++)
         kv_entry_free(entries + done);
@@ -2268,7 +2470,7 @@ static enum news stream_read(struct stream *stream, int64_t until, const char **
     }
 }
 
-/* Whether libcurl failed before it sent anything. */
+/* Whether libcurl may have failed before it sent anything. (An answer that is no HTTP is an unsupported protocol, too.) */
 static int is_before_sending(CURLcode result)
 {
     switch (result) {
@@ -2284,6 +2486,7 @@ static int is_before_sending(CURLcode result)
 /* Tell what became of a stream that is OVER, or that was silent for too long. */
 static enum outcome stream_outcome(struct stream *stream)
 {
+    long sent = 0;
     if (stream->transfer.is_too_large)
         return TOO_LARGE;
     if (stream->answer.body.failed)
@@ -2295,14 +2498,15 @@ static enum outcome stream_outcome(struct stream *stream)
     else if (!stream->why[0])
         snprintf(stream->why, sizeof stream->why, "%s", stream->result == CURLE_OK ? "the connection was closed"
                                                                                  : curl_easy_strerror(stream->result));
-    return stream->is_over && is_before_sending(stream->result) ? NOT_SENT : LOST;
+    curl_easy_getinfo(stream->easy, CURLINFO_REQUEST_SIZE, &sent);
+    return stream->is_over && !sent && is_before_sending(stream->result) ? NOT_SENT : LOST;
 }
 
 /* ============================================================================================= 14 lists =========== */
 
 static const kv_list_options NO_LIST_OPTIONS;
 
-/* Return the target of a list. `mark`: behind this key, if it is not NULL. */
+/* Return the target of a list. `mark`: after this key, if it is not NULL. */
 static struct buffer list_target(const kv_list_options *options, const struct buffer *mark)
 {
     struct buffer target = {0};
@@ -2325,12 +2529,20 @@ static struct buffer list_target(const kv_list_options *options, const struct bu
     return target;
 }
 
+/* Whether an object tells a key's revision, size or value, type and expiry. */
+static int is_entry(const json_t *json)
+{
+    const json_t *value = json_object_get(json, "value");
+    return has_number(json, "revision", 1) && (value ? json_is_string(value) : has_number(json, "size", 0)) &&
+           has_optional_text(json, "content_type") && has_optional_text(json, "expires");
+}
+
 /* Fill an item. Its members belong to `json`. Return 0 if that is none. */
 static int fill_item(kv_item *item, json_t *json)
 {
     const json_t *key = json_object_get(json, "key"), *value;
     memset(item, 0, sizeof *item);
-    if (!json_is_string(key) || !decode_value(json))
+    if (!json_is_string(key) || !decode_value(json) || !is_entry(json))
         return 0;
     value = json_object_get(json, "value");
     item->key = json_string_value(key);
@@ -2367,6 +2579,8 @@ static int fill_page(kv_page *page, json_t *document)
     page->next = next ? copy_of(next) : NULL;
     if (!json_is_array(items) || !page->items || (next && !page->next))
         return 0;
+    if (!has_optional_text(document, "next") || (prefixes && !json_is_array(prefixes)))
+        return 0;
     for (i = 0; i < count; i++)
         if (!fill_item(page->items + i, json_array_get(items, i)))
             return 0;
@@ -2379,17 +2593,21 @@ static int fill_page(kv_page *page, json_t *document)
 
 kv_status kv_read_page(kv_client *client, const kv_list_options *options, kv_page *page)
 {
-    struct call call = call_at("GET", "");
+    struct call call;
     struct answer answer = {0};
     json_t *document = NULL;
     kv_status status;
+    if (page)
+        memset(page, 0, sizeof *page);
+    if (lacks(client, "page", !page))
+        return KV_INVALID;
     options = options ? options : &NO_LIST_OPTIONS;
+    call = call_at("GET", "");
     call_free(&call);
     call.target = list_target(options, NULL);
     call.shape = JSON_SHAPE;
     if (options->limit)
         buffer_number_parameter(&call.target, "limit", options->limit);
-    memset(page, 0, sizeof *page);
     status = finish(client, &call, &answer);
     if (status == KV_OK)
         document = object_of(answer.body.data, answer.body.size);
@@ -2439,16 +2657,16 @@ static int tell_item(struct listing *listing, const kv_item *item)
     return 1;
 }
 
-/* Take one line of a list. KV_OK: go on. `error` tells what else. */
+/* Take one line of a list. KV_OK: continue. `error` has what else. */
 static kv_status take_list_line(struct listing *listing, const char *line, size_t size, kv_error *error)
 {
     json_t *json = object_of(line, size);
     const json_t *problem = json_object_get(json, "error"), *prefix = json_object_get(json, "prefix");
     kv_item item;
     clear_error(error);
-    if (json_object_get(json, "end"))
+    if (json_is_object(json_object_get(json, "end")))
         listing->is_complete = 1;
-    else if (json_is_object(problem))
+    else if (json_is_object(problem) && has_number(problem, "status", 400))
         take_problem(error, problem, (int)number_member(problem, "status"));
     else if (!json || !(prefix ? fill_prefix(&item, prefix) : fill_item(&item, json)) || !tell_item(listing, &item))
         set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "a line of the list is not one of a kvserver");
@@ -2514,6 +2732,8 @@ kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn 
 {
     struct listing listing = {0};
     kv_status status;
+    if (lacks(client, "item", !item))
+        return KV_INVALID;
     listing.client = client;
     listing.options = options ? options : &NO_LIST_OPTIONS;
     listing.item = item;
@@ -2529,21 +2749,39 @@ kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn 
 
 const char *kv_list_cursor(const kv_client *client)
 {
-    return client->list_cursor.size ? client->list_cursor.data : NULL;
+    return client && client->list_cursor.size ? client->list_cursor.data : NULL;
+}
+
+static int is_count(const json_t *document)
+{
+    return has_number(document, "count", 0);
 }
 
 kv_status kv_count(kv_client *client, const char *prefix, uint64_t *count)
 {
-    struct call call = call_at("GET", "/v1/kv");
+    struct call call;
     json_t *document;
     kv_status status;
+    if (count)
+        *count = 0;
+    if (lacks(client, "count", !count))
+        return KV_INVALID;
+    call = call_at("GET", "/v1/kv");
     if (prefix && *prefix)
         buffer_text_parameter(&call.target, "prefix", prefix);
     buffer_text_parameter(&call.target, "count", "true");
-    status = finish_for_json(client, &call, &document);
+    status = finish_for_json(client, &call, is_count, &document);
     *count = (uint64_t)number_member(document, "count");
     json_decref(document);
     return status;
+}
+
+/* Whether a document tells what a prefix delete did. Who is to go on needs the cut: what is newer is spared. */
+static int is_deletion(const json_t *document)
+{
+    const json_t *complete = json_object_get(document, "complete");
+    return has_number(document, "deleted", 0) &&
+           (json_is_true(complete) || (json_is_false(complete) && has_number(document, "cut", 1)));
 }
 
 /* Send one request of a prefix delete. `cut`: of the request before; 0: this is the first. */
@@ -2564,7 +2802,7 @@ static kv_status delete_some(kv_client *client, const char *prefix, const kv_del
         buffer_number_parameter(&call.target, "limit", limit);
     if (*cut)
         buffer_number_parameter(&call.target, "cut", *cut);
-    status = finish_for_json(client, &call, &document);
+    status = finish_for_json(client, &call, is_deletion, &document);
     if (status == KV_OK) {
         deleted->deleted += (uint64_t)number_member(document, "deleted");
         deleted->complete = json_is_true(json_object_get(document, "complete"));
@@ -2581,12 +2819,18 @@ kv_status kv_delete_prefix(kv_client *client, const char *prefix, const kv_delet
     kv_deleted ignored;
     kv_status status;
     int64_t cut = 0, limit;
+    uint64_t before;
     options = options ? options : &defaults;
     deleted = deleted ? deleted : &ignored;
     memset(deleted, 0, sizeof *deleted);
+    if (lacks(client, "", 0))
+        return KV_INVALID;
     do {
+        before = deleted->deleted;
         limit = options->limit ? options->limit - (int64_t)deleted->deleted : 0;
         status = delete_some(client, prefix ? prefix : "", options, limit, &cut, deleted);
+        if (status == KV_OK && !deleted->complete && deleted->deleted == before)
+            sleep_ms(LEAST_PAUSE_MS); /* nothing but newer keys so far */
     } while (status == KV_OK && !deleted->complete && !options->dry_run &&
              (!options->limit || (int64_t)deleted->deleted < options->limit));
     return status;
@@ -2821,7 +3065,7 @@ static void websocket_connect(struct websocket *ws)
     }
 }
 
-/* Return where the answer of the handshake ends in `in`: behind its empty line; 0 if that has not come. */
+/* Return where the answer of the handshake ends in `in`: after its empty line; 0 if that has not come. */
 static size_t end_of_head(const struct buffer *in)
 {
     const char *end = in->data ? strstr(in->data, "\r\n\r\n") : NULL;
@@ -3004,12 +3248,14 @@ static enum outcome websocket_outcome(struct websocket *ws)
 
 /* What the messages of a feed say. It knows nothing of connections. */
 struct follow {
-    struct buffer cursor; /* behind the last message of which all events were given */
-    struct buffer next;   /* behind the message whose events are given now */
+    struct buffer cursor; /* after the last message of which all events were given */
+    struct buffer next;   /* after the message whose events are given now */
     json_t *message;      /* it; NULL: none */
     json_t *events;       /* in it; may be NULL */
     size_t index;         /* of the next event */
     kv_event first;       /* an event before those; kind 0: none */
+    int is_synced_next;   /* behind that, the snapshot is complete */
+    int has_begun;        /* the state, which is told by a reset; behind a cursor it has */
     int is_snapshot;
     int gap_continues;
     int is_started;  /* there was a message */
@@ -3039,6 +3285,17 @@ static void add_first(struct follow *follow, kv_event_kind kind, const char *rea
     follow->first.kind = kind;
     follow->first.reason = reason;
     follow->first.snapshot = snapshot;
+    follow->has_begun |= kind == KV_EVENT_RESET;
+}
+
+/* Take the end of a snapshot. One without a key has no other message, so its reset is still to be told. */
+static void take_end(struct follow *follow)
+{
+    follow->is_synced_next = !follow->has_begun;
+    if (follow->is_synced_next)
+        add_first(follow, KV_EVENT_RESET, "start", 1);
+    else
+        add_first(follow, KV_EVENT_SYNCED, NULL, 0);
 }
 
 /* Take a gap. */
@@ -3075,6 +3332,31 @@ static void take_closing(struct follow *follow)
     follow->retry_ms = positive(smaller(number_member(follow->message, "retry_ms"), 60000));
 }
 
+/* Whether an object tells a change as a kvserver does, or one of a kind that is not known here. */
+static int is_change(const json_t *json, int is_snapshot)
+{
+    const char *op = is_snapshot ? "put" : text_member(json, "op");
+    const json_t *coded = json_object_get(json, "value_base64"), *value = json_object_get(json, "value");
+    if (!op)
+        return 0;
+    if (strcmp(op, "put") != 0 && strcmp(op, "touch") != 0 && strcmp(op, "delete") != 0)
+        return 1;
+    return json_is_string(json_object_get(json, "key")) && has_number(json, "revision", 0) &&
+           (!value || json_is_string(value)) && (!coded || json_is_string(coded));
+}
+
+/* Whether all events of a message, if it has some, are such. */
+static int are_changes(const struct follow *follow, const char *type)
+{
+    size_t i;
+    if (!follow->is_snapshot && strcmp(type, "events") != 0)
+        return 1;
+    for (i = 0; i < json_array_size(follow->events); i++)
+        if (!is_change(json_array_get(follow->events, i), follow->is_snapshot))
+            return 0;
+    return json_is_array(follow->events);
+}
+
 /* Sort a message by its type. Those that are not known are passed over: a newer server may send more. */
 static kv_status sort_message(struct follow *follow, const char *type, kv_error *error)
 {
@@ -3086,7 +3368,7 @@ static kv_status sort_message(struct follow *follow, const char *type, kv_error 
         if (json_is_true(json_object_get(follow->message, "first")))
             add_first(follow, KV_EVENT_RESET, "start", 1);
     } else if (!strcmp(type, "snapshot_end"))
-        add_first(follow, KV_EVENT_SYNCED, NULL, 0);
+        take_end(follow);
     else if (!strcmp(type, "gap"))
         return take_gap(follow, error);
     else if (!strcmp(type, "activity"))
@@ -3101,7 +3383,7 @@ static kv_status sort_message(struct follow *follow, const char *type, kv_error 
     return KV_OK;
 }
 
-/* Take the place behind the message that was given. */
+/* Take the place after the message that was given. */
 static void follow_pass(struct follow *follow)
 {
     if (follow->next.size)
@@ -3110,21 +3392,26 @@ static void follow_pass(struct follow *follow)
     follow->events = NULL;
 }
 
-/* Take a message. KV_OK, or the error that it tells. */
+/* Take a message. KV_OK, or the error in it; `error` need not be filled before. */
 static kv_status follow_take(struct follow *follow, const char *text, size_t size, kv_error *error)
 {
     const char *type, *cursor;
     kv_status status;
+    clear_error(error);
     json_decref(follow->message);
     follow->events = NULL;
     follow->index = 0;
     follow->first.kind = 0;
+    follow->is_synced_next = 0;
     follow->message = object_of(text, size);
     type = text_member(follow->message, "type");
-    if (!type)
+    status = type ? sort_message(follow, type, error) : KV_NO_ANSWER;
+    if (!type || !are_changes(follow, type)) {
+        follow->events = NULL;
+        follow->first.kind = 0;
         return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered",
                          "a message of the feed is not one of a kvserver");
-    status = sort_message(follow, type, error);
+    }
     cursor = text_member(follow->message, "cursor");
     if (cursor && (status == KV_OK || status == KV_GAP) && !buffer_set(&follow->next, cursor, strlen(cursor)))
         return set_error(error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed");
@@ -3167,11 +3454,14 @@ static int follow_next(struct follow *follow, kv_event *event)
     if (follow->first.kind) {
         *event = follow->first;
         follow->first.kind = 0;
+        if (follow->is_synced_next)
+            add_first(follow, KV_EVENT_SYNCED, NULL, 0);
+        follow->is_synced_next = 0;
     } else
         while (!event->kind && follow->index < count)
             if (!fill_event(event, json_array_get(follow->events, follow->index++), follow->is_snapshot))
                 memset(event, 0, sizeof *event); /* an operation of a newer server */
-    event->more = follow->index < count;
+    event->more = follow->index < count || follow->first.kind != 0;
     if (!event->more)
         follow_pass(follow);
     return event->kind != 0;
@@ -3231,7 +3521,7 @@ static void source_close(kv_watcher *watcher)
     stream_close(&watcher->source.lines);
 }
 
-/* Begin to connect, to go on at the cursor. Return 0 without memory. */
+/* Begin to connect, to continue at the cursor. Return 0 without memory. */
 static int source_open(kv_watcher *watcher)
 {
     struct buffer target = {0};
@@ -3300,68 +3590,87 @@ static kv_status watcher_end(kv_watcher *watcher)
     return watcher->error.status;
 }
 
-/* Close the connection, and say when to connect again. `least`: not before so many milliseconds. */
+/* Return the pause before the next connection, in ms, after so many failures in turn. */
+static int64_t pause_after(int failures)
+{
+    if (failures == 0)
+        return (int64_t)(random_share() * 250);
+    return (int64_t)((0.5 + random_share() / 2) * (double)smaller(100L << smaller(failures - 1, 10), 10000));
+}
+
+/* Close the connection, and say when to connect again. `least`: not before so many milliseconds. A server that ends
+ * every connection at once counts as one that fails, whatever pause it asks for. */
 static void watcher_retry(kv_watcher *watcher, int64_t least)
 {
     int64_t now = now_ms(), delay;
     if (watcher->is_healthy && now - watcher->healthy_at >= HEALTHY_MS)
         watcher->failures = 0;
     source_close(watcher);
-    delay = watcher->failures == 0 ? (int64_t)(random_share() * 250)
-                                   : (int64_t)((0.5 + random_share() / 2) *
-                                               (double)smaller(100L << smaller(watcher->failures - 1, 10), 10000));
+    delay = pause_after(watcher->failures);
     if (watcher->follow.is_closing && !watcher->follow.is_revoked) {
-        delay = (int64_t)((double)watcher->follow.retry_ms * (1 + random_share() / 2));
-        watcher->failures = 0;
-    } else
-        watcher->failures++;
+        int64_t wish = (int64_t)((double)watcher->follow.retry_ms * (1 + random_share() / 2));
+        delay = watcher->failures == 0 || wish > delay ? wish : delay;
+        delay = delay > LEAST_PAUSE_MS ? delay : LEAST_PAUSE_MS;
+    }
+    watcher->failures++;
     follow_reconnect(&watcher->follow);
     watcher->connect_at = now + (delay > least ? delay : least);
+}
+
+/* Connect again because of an error. KV_OK, or the end: opening has its patience. */
+static kv_status watcher_again(kv_watcher *watcher, const kv_error *error)
+{
+    int64_t least = (int64_t)(error->retry_after_s * 1000);
+    watcher->error = *error;
+    if (watcher->is_opening && !watcher->give_up_at)
+        watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
+    if (watcher->is_opening && now_ms() + least >= watcher->give_up_at)
+        return watcher_end(watcher);
+    watcher_retry(watcher, least);
+    if (watcher->is_opening)
+        watcher->connect_at = smaller(watcher->connect_at, watcher->give_up_at);
+    return KV_OK;
 }
 
 /* What to do about a connection that is over or silent. KV_OK: connect again. */
 static kv_status watcher_lost(kv_watcher *watcher)
 {
     kv_error error;
+    int is_again;
     clear_error(&error);
-    if (!judge_source(watcher, &error)) {
-        watcher->error = error;
-        return watcher_end(watcher);
-    }
+    is_again = judge_source(watcher, &error);
+    error.attempts = watcher->failures + 1;
+    if (is_again)
+        return watcher_again(watcher, &error);
     watcher->error = error;
-    if (watcher->is_opening && !watcher->give_up_at)
-        watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
-    if (watcher->is_opening && now_ms() + (int64_t)(error.retry_after_s * 1000) >= watcher->give_up_at)
-        return watcher_end(watcher);
-    watcher_retry(watcher, (int64_t)(error.retry_after_s * 1000));
-    if (watcher->is_opening)
-        watcher->connect_at = smaller(watcher->connect_at, watcher->give_up_at);
-    return KV_OK;
+    return watcher_end(watcher);
 }
 
-/* Take a message of the feed. KV_OK, also if it was an error that passes; else the watcher is over. */
+/* Take a message of the feed. KV_OK, also if it was an error that passes; else the watcher is over. Patience waits for
+ * what the feed tells: that the connection ends is nothing of that kind. */
 static kv_status watcher_take(kv_watcher *watcher, const char *message, size_t size)
 {
     kv_error error;
     kv_status status;
-    watcher->patient_from = now_ms();
+    int64_t now = now_ms();
     if (!watcher->is_healthy)
-        watcher->healthy_at = watcher->patient_from;
+        watcher->healthy_at = now;
     watcher->is_healthy = 1;
     status = follow_take(&watcher->follow, message, size, &error);
-    if (status == KV_OK) {
-        if (watcher->follow.is_closing) {
-            set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the server ended the connection: %s",
-                      text_member(watcher->follow.message, "reason"));
-            watcher_retry(watcher, 0);
-        }
+    error.attempts = watcher->failures + 1;
+    if (status == KV_OK && !watcher->follow.is_closing) {
+        watcher->patient_from = now;
         return KV_OK;
     }
+    if (status == KV_OK) {
+        const char *reason = text_member(watcher->follow.message, "reason");
+        set_error(&error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the server ended the connection: %s",
+                  reason ? reason : "no reason");
+    }
+    if (status == KV_OK || error.http_status >= 500 || error.http_status == 408)
+        return watcher_again(watcher, &error);
     watcher->error = error;
-    if (error.http_status < 500 && error.http_status != 408)
-        return watcher_end(watcher);
-    watcher_retry(watcher, 0);
-    return KV_OK;
+    return watcher_end(watcher);
 }
 
 /* Until when to wait for a message on this connection: then it is dead. */
@@ -3469,6 +3778,7 @@ static kv_watcher *watcher_new(const kv_client *client, const kv_watch_options *
     watcher->patient_from = now_ms();
     watcher->silence_ms = SILENCE_MS;
     buffer_text(&watcher->since, options->since ? options->since : "");
+    watcher->follow.has_begun = watcher->since.size != 0;
     if (settings_copy(&watcher->settings, &client->settings) && !watcher->since.failed)
         return watcher;
     kv_watch_close(watcher);
@@ -3485,7 +3795,7 @@ static int source_is_open(const kv_watcher *watcher)
     return watcher->is_connected && watcher->source.lines.answer.http_status == 200;
 }
 
-/* Wait for the first message. Behind a cursor nothing can be missed: there it is enough to be connected. */
+/* Wait for the first message. After a cursor nothing can be missed: there it is enough to be connected. */
 static kv_status await_first(kv_watcher *watcher)
 {
     kv_status status;
@@ -3503,8 +3813,14 @@ kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options)
 {
     kv_watcher *watcher;
     kv_status status = KV_OK;
+    if (lacks(client, "", 0))
+        return NULL;
     options = options ? options : &NO_WATCH_OPTIONS;
     clear_error(&client->error);
+    if (options->transport != KV_LINES && options->transport != KV_WEBSOCKET) {
+        bad_request(&client->error, "bad_request", "the transport of a watch is KV_LINES or KV_WEBSOCKET");
+        return NULL;
+    }
     if (client->settings.wrong) {
         bad_request(&client->error, "bad_request", client->settings.wrong);
         return NULL;
@@ -3547,7 +3863,13 @@ void kv_watch_close(kv_watcher *watcher)
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
 {
     int64_t until = timeout_ms < 0 ? INT64_MAX / 2 : now_ms() + timeout_ms;
-    if (!watcher->is_waiting) /* who handles an event slowly does not wait meanwhile */
+    if (!event && watcher && !watcher->is_over)
+        missing(&watcher->error, "event");
+    if (event && !watcher)
+        memset(event, 0, sizeof *event);
+    if (!watcher || !event)
+        return KV_INVALID;
+    if (!watcher->is_waiting) /* handling an event slowly is not waiting */
         watcher->patient_from = now_ms();
     watcher->is_waiting = 0;
     while (!follow_next(&watcher->follow, event)) {
@@ -3561,17 +3883,17 @@ kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
 
 const char *kv_cursor(const kv_watcher *watcher)
 {
-    return watcher->follow.cursor.size ? watcher->follow.cursor.data : NULL;
+    return watcher && watcher->follow.cursor.size ? watcher->follow.cursor.data : NULL;
 }
 
 const kv_error *kv_watch_error(const kv_watcher *watcher)
 {
-    return &watcher->error;
+    return watcher ? &watcher->error : &NO_HANDLE;
 }
 
 int kv_watch_fd(kv_watcher *watcher)
 {
-    if (!watcher->is_connected)
+    if (!watcher || !watcher->is_connected)
         return -1;
 #ifndef KV_NO_WEBSOCKET
     if (IS_WEBSOCKET(watcher))
@@ -3583,7 +3905,7 @@ int kv_watch_fd(kv_watcher *watcher)
 int kv_watch_wants_write(kv_watcher *watcher)
 {
 #ifndef KV_NO_WEBSOCKET
-    if (IS_WEBSOCKET(watcher) && watcher->is_connected)
+    if (watcher && IS_WEBSOCKET(watcher) && watcher->is_connected)
         return websocket_wants_write(&watcher->source.frames);
 #endif
     (void)watcher;
@@ -3592,9 +3914,10 @@ int kv_watch_wants_write(kv_watcher *watcher)
 
 int kv_watch_wait_ms(kv_watcher *watcher)
 {
-    int64_t now = now_ms(), at = watcher->is_connected ? dead_at(watcher) : watcher->connect_at;
-    if (watcher->is_over)
+    int64_t now = now_ms(), at;
+    if (!watcher || watcher->is_over)
         return 0;
+    at = watcher->is_connected ? dead_at(watcher) : watcher->connect_at;
     if (watcher->is_connected && !source_is_open(watcher)) /* libcurl is connecting, and has timers of its own */
         at = smaller(at, now + 50);
     return (int)positive(smaller(at - now, 60000));
@@ -3606,8 +3929,9 @@ int kv_watch_wait_ms(kv_watcher *watcher)
 
 kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
 {
-    (void)line;
     (void)user;
+    if (lacks(client, "line", !line))
+        return KV_INVALID;
     clear_error(&client->error);
     return bad_request(&client->error, "bad_request", "built with KV_NO_WEBSOCKET");
 }
@@ -3621,6 +3945,8 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
     struct call call = {0};
     const char *text;
     size_t size;
+    if (lacks(client, "line", !line))
+        return KV_INVALID;
     clear_error(&client->error);
     if (client->settings.wrong)
         return bad_request(&client->error, "bad_request", client->settings.wrong);
@@ -3631,7 +3957,7 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
         if (news == MESSAGE && !line(text, size, user))
             continue;
         if (news == NOTHING && now_ms() < ws.transfer.heard_at + SILENCE_MS)
-            continue; /* a ping came meanwhile */
+            continue; /* a ping came in the meantime */
         if (news != MESSAGE) {
             call.shape = STREAM_SHAPE;
             judge(&policy, websocket_outcome(&ws), &call, &ws.answer, ws.why, &client->error);
@@ -3646,14 +3972,33 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
 
 /* ======================================================================================= 19 the server =========== */
 
+/* Perform a read of which the body is wanted as it is: an object of JSON. */
+static kv_status finish_for_object(kv_client *client, struct call *call, struct answer *answer)
+{
+    kv_status status;
+    call->shape = JSON_SHAPE;
+    status = finish(client, call, answer);
+    if (status == KV_OK) {
+        json_t *object = object_of(answer->body.data, answer->body.size);
+        if (!object)
+            foreign(&client->error, READ, answer);
+        json_decref(object);
+    }
+    return client->error.status;
+}
+
 /* Get a JSON document as it is. */
 static kv_status get_document(kv_client *client, const char *path, char **json)
 {
-    struct call call = call_at("GET", path);
+    struct call call;
     struct answer answer = {0};
     kv_status status;
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    if (json)
+        *json = NULL;
+    if (lacks(client, "json", !json))
+        return KV_INVALID;
+    call = call_at("GET", path);
+    status = finish_for_object(client, &call, &answer);
     *json = status == KV_OK ? buffer_take(&answer.body) : NULL;
     if (status == KV_OK && !*json)
         status = set_error(&client->error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed for an answer");
@@ -3673,13 +4018,17 @@ kv_status kv_whoami(kv_client *client, char **json)
 
 kv_status kv_ping(kv_client *client, double *seconds)
 {
-    struct call call = call_at("GET", "/health/live");
+    struct call call;
     struct answer answer = {0};
     struct timespec begun, ended;
     kv_status status;
+    if (seconds)
+        *seconds = 0;
+    if (lacks(client, "", 0))
+        return KV_INVALID;
+    call = call_at("GET", "/health/live");
     clock_gettime(CLOCK_MONOTONIC, &begun);
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    status = finish_for_object(client, &call, &answer);
     clock_gettime(CLOCK_MONOTONIC, &ended);
     if (seconds)
         *seconds = (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9;
@@ -3689,39 +4038,54 @@ kv_status kv_ping(kv_client *client, double *seconds)
 
 kv_status kv_ready(kv_client *client)
 {
-    struct call call = call_at("GET", "/health/ready");
+    struct call call;
     struct answer answer = {0};
     kv_status status;
-    long patience_ms = client->settings.patience_ms;
+    long patience_ms;
+    if (lacks(client, "", 0))
+        return KV_INVALID;
+    call = call_at("GET", "/health/ready");
+    patience_ms = client->settings.patience_ms;
     client->settings.patience_ms = 0; /* "not ready" is the answer */
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    status = finish_for_object(client, &call, &answer);
     client->settings.patience_ms = patience_ms;
     answer_free(&answer);
     return status;
 }
 
+static int is_ticket(const json_t *document)
+{
+    const char *ticket = text_member(document, "ticket");
+    return ticket && *ticket && json_is_string(json_object_get(document, "expires"));
+}
+
 kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32])
 {
-    struct call call = call_at("POST", "/v1/tickets");
-    json_t *request = json_pack("{s:s}", "for", purpose), *document = NULL;
-    char *body = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    struct call call;
+    json_t *request, *document = NULL;
+    char *body;
     kv_status status;
-    *ticket = NULL;
-    expires[0] = '\0';
+    if (ticket)
+        *ticket = NULL;
+    if (expires)
+        expires[0] = '\0';
+    if (lacks(client, "purpose", !purpose) || lacks(client, "ticket", !ticket) || lacks(client, "expires", !expires))
+        return KV_INVALID;
+    call = call_at("POST", "/v1/tickets");
+    request = json_pack("{s:s}", "for", purpose);
+    body = request ? json_dumps(request, JSON_COMPACT) : NULL;
     clear_error(&client->error);
     call.kind = READ; /* a ticket that nobody gets is harmless */
     if (body) {
         set_body(&call, body, strlen(body), "application/json");
-        status = finish_for_json(client, &call, &document);
+        status = finish_for_json(client, &call, is_ticket, &document);
     } else {
         call_free(&call);
         status = bad_request(&client->error, "bad_request", "the purpose of a ticket is \"websocket\" or \"sse\"");
     }
     if (status == KV_OK) {
-        const char *text = text_member(document, "ticket");
         copy_member(expires, 32, document, "expires");
-        *ticket = copy_of(text ? text : "");
+        *ticket = copy_of(text_member(document, "ticket"));
         if (!*ticket)
             status = no_memory(&client->error);
     }
@@ -3745,7 +4109,8 @@ memkv_client *memkv_client_new(char *host)
 
 void memkv_init_client(struct memkv_client *client, char *host)
 {
-    client->host = host;
+    if (client)
+        client->host = host;
 }
 
 void memkv_client_free(memkv_client *client)
@@ -3784,9 +4149,11 @@ static memkv_result *failure_of(const kv_error *error)
 static memkv_result *memkv_send(struct memkv_client *client, struct call *call)
 {
     struct answer answer = {0};
-    kv_client *kv = kv_open(client->host, NULL);
+    kv_client *kv = client ? kv_open(client->host, NULL) : NULL;
     memkv_result *result = NULL;
-    if (kv && kv->settings.wrong)
+    if (!client)
+        result = result_of(false, copy_of("client is NULL"));
+    else if (kv && kv->settings.wrong)
         result = result_of(false, copy_of(kv->settings.wrong));
     else if (kv && !call->target.failed) {
         if (attempt(kv, call, "", &answer) != ANSWERED)
@@ -3823,7 +4190,7 @@ static memkv_result *memkv_ask(struct memkv_client *client, const char *method, 
                                const char *body)
 {
     struct call call = call_at(method, route);
-    if (!*key) {
+    if (!key || !*key) {
         call_free(&call);
         return result_of(false, copy_of("a key or a prefix has at least one byte"));
     }
@@ -3893,8 +4260,11 @@ memkv_result *memkv_watch(struct memkv_client *client, memkv_watch_fn line, void
 {
     struct memkv_watching watching;
     memkv_result *result;
-    kv_client *kv = kv_open(client->host, NULL);
+    kv_client *kv;
     int failures = 0;
+    if (!client || !line)
+        return result_of(false, copy_of(client ? "line is NULL" : "client is NULL"));
+    kv = kv_open(client->host, NULL);
     if (!kv)
         return NULL;
     watching.line = line;

@@ -18,19 +18,22 @@
  *     kv_close(kv);
  *
  * Errors
- *     Every function that talks to the server returns a kv_status: KV_OK (0), or what went wrong. kv_last_error tells
- *     more: the server's code, a sentence, and the half of the error, which matters for writes:
- *         KV_REFUSED           surely nothing was done.
- *         KV_OUTCOME_UNKNOWN   the write was done once, or not at all: nobody can tell.
+ *     Every function that talks to the server returns a kv_status: KV_OK (0), or what went wrong. kv_last_error has
+ *     details: the server's code, a sentence, and the kind of error, which matters for writes:
+ *         KV_REFUSED           nothing was done.
+ *         KV_OUTCOME_UNKNOWN   the write was done once, or not at all; the client cannot know which.
  *         KV_OTHER             neither of them (a read without an answer, a gap in a feed).
  *     A call that fails sets its results to zero: there is nothing to free.
  *
  * Repeats
- *     Reads are repeated while `patience_ms` lasts when the connection breaks, or when the server asks for patience.
+ *     Reads are repeated while `patience_ms` lasts when the connection breaks, or when the server asks to retry later.
  *     Every write carries an Idempotency-Key: a write whose answer was lost is sent again with the same key, and the
  *     server answers with what it did the first time instead of doing it twice. Only when patience is used up is the
  *     outcome KV_UNKNOWN. With `no_idempotency` nothing is repeated that could be done twice. Redirects are errors and
  *     are never followed. The token is sent to the server of the URL and nowhere else.
+ *
+ *     An argument that has to be there and is NULL makes a call answer KV_INVALID, with a text that names it (only the
+ *     status, without a handle). Those that may be NULL are said to be so below; every `options` but that of a touch.
  *
  * Ownership
  *     Results that hold memory (kv_entry, kv_page) belong to the caller: free them with kv_entry_free, kv_page_free.
@@ -47,7 +50,7 @@
  *
  * Keys and values
  *     Keys are UTF-8, 1 to 511 bytes, and any byte but NUL, since they are C strings. (Keys with a NUL, written by
- *     others, are listed and watched with their length.) Values are bytes with a length; a NUL stands behind them that
+ *     others, are listed and watched with their length.) Values are bytes with a length; a NUL follows them that
  *     does not count, so that text can be printed as it is. Revisions are above 0. Times are text as in RFC 3339, UTC,
  *     with milliseconds: "2026-11-22T11:40:00.123Z"; an empty string (in events NULL) means "never".
  */
@@ -80,7 +83,7 @@ typedef enum {
     KV_UNREACHABLE,  /* no connection; patience is used up. Nothing was sent */
     KV_UNKNOWN,      /* a write that may or may not have been done */
     KV_NO_ANSWER,    /* a read was not answered, or not by a kvserver */
-    KV_WITHHELD,     /* the write was done (kv_error.revision), but its result is not told */
+    KV_WITHHELD,     /* the write was done (kv_error.revision), but its result is withheld */
     KV_GAP,          /* the feed cannot continue at the cursor, and no snapshot was asked for */
     KV_TIMEOUT,      /* kv_next: no event within timeout_ms. Not an error */
     KV_NO_MEMORY     /* malloc failed; for a write also: its answer did not fit, so it may have been done */
@@ -126,7 +129,7 @@ typedef struct {
 } kv_options;
 
 /*
- * Open a client. `url`: "http://host:port", "https://…/path", or "host:port"; NULL: KVSERVER_URL, else
+ * Open a client. `url`: "http://host:port", "https://…/path", or "host:port" (1 to 65535); NULL: KVSERVER_URL, else
  * http://localhost:8080. `options` may be NULL. Both are copied. Nothing is sent yet.
  * Return NULL only without memory. A URL or token that cannot be right makes every call answer KV_INVALID.
  */
@@ -151,12 +154,12 @@ void kv_free(void *text);
 
 /* A key's value. Free it with kv_entry_free. */
 typedef struct {
-    char *value;        /* NUL behind the last byte; never NULL in a result of KV_OK */
+    char *value;        /* NUL after the last byte; never NULL in a result of KV_OK */
     size_t size;        /* bytes of the value */
     int64_t revision;   /* 0: there is no entry */
     char *content_type; /* never NULL in a result of KV_OK */
     char expires[32];   /* empty: never */
-    int64_t modified;   /* Unix time in seconds; 0: not told */
+    int64_t modified;   /* Unix time in seconds; 0: unknown */
 } kv_entry;
 
 typedef struct {
@@ -193,13 +196,13 @@ typedef struct {
     int64_t if_revision;   /* 0: always */
 } kv_incr_options;
 
-/* Read a key. KV_NOT_FOUND if there is none. */
+/* Read a key. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_get(kv_client *client, const char *key, kv_entry *entry);
 
-/* Read the bytes from `first` to `last` (both included; last -1: to the end). A `first` behind the end: KV_INVALID. */
+/* Read the bytes from `first` to `last` (both included; last -1: to the end). A `first` after the end: KV_INVALID. */
 kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_t last, kv_entry *entry);
 
-/* Read a key unless it has still this revision: then KV_UNCHANGED. KV_NOT_FOUND if there is none. */
+/* Read a key unless it still has this revision: then KV_UNCHANGED. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision, kv_entry *entry);
 
 /*
@@ -208,7 +211,7 @@ kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision
  */
 kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, kv_entry *entries);
 
-/* Read what there is to know about a key without its value. KV_NOT_FOUND if there is none. */
+/* Read the metadata of a key, without its value. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_head(kv_client *client, const char *key, kv_meta *meta);
 
 /* Store a value. `options`, `written` may be NULL; `value` may be NULL if `size` is 0. A write without ttl_ms and
@@ -273,25 +276,25 @@ kv_status kv_update(kv_client *client, const char *key, kv_update_fn update, voi
 
 typedef struct {
     const char *prefix;    /* NULL or "": all keys */
-    const char *after;     /* only keys behind this one; NULL: from the first */
+    const char *after;     /* only keys after this one; NULL: from the first */
     const char *before;    /* only keys before this one; NULL: to the last */
     long limit;            /* kv_page: 1 to 1,000, 0: 100. kv_list: stop after so many; 0: all */
     int reverse;           /* 1: from the last key to the first */
     int values;            /* 1: with values */
-    const char *delimiter; /* fold keys that have this behind the prefix into one prefix; NULL: do not */
+    const char *delimiter; /* fold keys that have this after the prefix into one prefix; NULL: do not */
 } kv_list_options;
 
 /* A key in a list, or a folded prefix. Its members belong to the library. */
 typedef struct {
-    const char *key; /* or prefix; NUL-terminated, may hold NULs: key_size tells */
+    const char *key; /* or prefix; NUL-terminated, may contain NULs: see key_size */
     size_t key_size;
     int is_prefix; /* 1: a folded prefix, and nothing below is set */
     int64_t revision;
     uint64_t size;
     const char *content_type;
     const char *expires;  /* NULL: never */
-    const char *created;  /* NULL: not told */
-    const char *modified; /* NULL: not told */
+    const char *created;  /* NULL: unknown */
+    const char *modified; /* NULL: unknown */
     const char *value;    /* NULL without `values` */
 } kv_item;
 
@@ -303,7 +306,7 @@ typedef struct {
     void *memory;   /* the library's */
 } kv_page;
 
-/* Called for each item. Return 0 to go on, anything else to stop. May call other functions on the same client. */
+/* Called for each item. Return 0 to continue, anything else to stop. May call other functions on the same client. */
 typedef int (*kv_item_fn)(const kv_item *item, void *user);
 
 /* Read one page. `options` may be NULL. Free it with kv_page_free. */
@@ -312,7 +315,7 @@ kv_status kv_read_page(kv_client *client, const kv_list_options *options, kv_pag
 /* Free the memory of a page, and set it to zero. */
 void kv_page_free(kv_page *page);
 
-/* Call `item` for every key, in order, as a stream. A broken connection is continued behind the last key. KV_OK means
+/* Call `item` for every key, in order, as a stream. A broken connection is continued after the last key. KV_OK means
  * that nothing is missing (or that `item` stopped it). */
 kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn item, void *user);
 
@@ -334,7 +337,7 @@ typedef struct {
     int complete; /* 0: `limit` came first */
 } kv_deleted;
 
-/* Delete the keys below a prefix, except those written after the call began. Repeats by itself until it is complete. */
+/* Delete the keys below a prefix, except those written after the call began. Repeats until it is complete. */
 kv_status kv_delete_prefix(kv_client *client, const char *prefix, const kv_delete_options *options,
                            kv_deleted *deleted);
 
@@ -357,7 +360,7 @@ typedef struct {
 
 /*
  * Make a batch. With `atomic` all operations are done, or none; its keys must be of one slot: the same text in braces,
- * as in "{user1}/a", "{user1}/b". Else each operation is done or refused by itself; those of one key in their order.
+ * as in "{user1}/a", "{user1}/b". Else each operation is done or refused on its own; those of one key in their order.
  * Return NULL without memory.
  */
 kv_batch *kv_batch_new(int atomic);
@@ -375,7 +378,7 @@ kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_option
 kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision);
 
 /* Send a batch. KV_OK: it was carried out; look at each result. KV_CONFLICT: an atomic batch failed, nothing was done;
- * kv_error.failed and the results tell why. May be sent again. */
+ * kv_error.failed and the results show why. May be sent again. */
 kv_status kv_batch_send(kv_client *client, kv_batch *batch);
 
 /* Return how many results the last kv_batch_send brought, and one of them (NULL beyond). */
@@ -397,7 +400,7 @@ typedef struct {
     int no_values;               /* 1: only sizes */
     int activity;                /* 1: reads and lists, too */
     int conflate;                /* 1: when behind, only the latest change of each key */
-    int gap_continues;           /* 1: a gap without snapshot is only told (KV_EVENT_RESET), not an error */
+    int gap_continues;           /* 1: a gap without snapshot is only reported (KV_EVENT_RESET), not an error */
     kv_transport transport;      /* KV_LINES: lines of JSON over one GET. KV_WEBSOCKET */
     long patience_ms;            /* fail with KV_NO_ANSWER after so long without a message; 0: never */
     int no_wait;                 /* 1: kv_watch does not wait for the first message (for event loops) */
@@ -408,8 +411,9 @@ typedef enum {
     KV_EVENT_PUT = 1,  /* key, value (NULL with no_values), size, revision, time, content_type, expires, snapshot */
     KV_EVENT_TOUCH,    /* key, revision, time, expires */
     KV_EVENT_DELETE,   /* key, revision, time, reason: "request", "prefix", "expire", "evict" */
-    KV_EVENT_RESET,    /* forget your copy; what is not put again until KV_EVENT_SYNCED is gone.
-                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows */
+    KV_EVENT_RESET,    /* discard your copy; keys that are not put again before KV_EVENT_SYNCED are gone.
+                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows, which
+                          may be empty: then KV_EVENT_SYNCED is the next */
     KV_EVENT_SYNCED,   /* the snapshot is complete: from here on changes */
     KV_EVENT_ACTIVITY  /* reason: "read", "list", "list_prefix", …; key: the key, prefix or peer; time */
 } kv_event_kind;
@@ -417,9 +421,9 @@ typedef enum {
 /* A change. Strings belong to the watcher until the next kv_next; those that a kind does not have are NULL. */
 typedef struct {
     kv_event_kind kind;
-    const char *key; /* NUL-terminated, may hold NULs: key_size tells */
+    const char *key; /* NUL-terminated, may contain NULs: see key_size */
     size_t key_size;
-    const char *value; /* NUL behind the last byte */
+    const char *value; /* NUL after the last byte */
     uint64_t size;     /* bytes of the value, with no_values, too */
     int64_t revision;
     const char *time;
@@ -427,14 +431,14 @@ typedef struct {
     const char *expires; /* NULL: never */
     const char *reason;
     int snapshot; /* put: 1 if it is a part of a snapshot */
-    int more;     /* 1: another event of the same message follows at once. An atomic batch is never divided: who
-                     commits at more == 0, together with kv_cursor, applies everything exactly once */
+    int more;     /* 1: another event of the same message follows at once. An atomic batch is never divided: to apply
+                     everything exactly once, commit at more == 0, together with kv_cursor */
 } kv_event;
 
 /*
- * Open a feed and wait for its first message (with `since`: for the connection): what is written after that is surely
- * seen. `options` may be NULL. The opening is repeated as a read is; after that the watcher reconnects for ever, and
- * resumes where it was.
+ * Open a feed and wait for its first message (with `since`: for the connection): what is written after that is
+ * certainly seen. `options` may be NULL. The opening is repeated as a read is; after that the watcher reconnects for
+ * ever, and resumes where it was.
  * Return NULL on an error: kv_last_error.
  */
 kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options);
@@ -442,13 +446,13 @@ void kv_watch_close(kv_watcher *watcher);
 
 /*
  * Get the next event, waiting for it at most `timeout_ms` (-1: for ever; 0: not at all, which may be repeated until
- * KV_TIMEOUT). A lost connection, a restart of the server, 25 seconds of silence: the watcher connects again by itself,
+ * KV_TIMEOUT). A lost connection, a restart of the server, 25 seconds of silence: the watcher reconnects on its own,
  * with growing pauses, and resumes at the cursor. KV_OK, KV_TIMEOUT, or an error (kv_watch_error) after which the
- * watcher is at its end. Who does not call it costs no memory: the connection is then not read.
+ * watcher is at its end. As long as it is not called, the connection is not read, and costs no memory.
  */
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event);
 
-/* Return the cursor behind the last message of which kv_next has returned every event; for `since`, now or in another
+/* Return the cursor after the last message of which kv_next has returned every event; for `since`, now or in another
  * process. Saved after an event was handled, it misses nothing. NULL before the first message. After KV_GAP: where the
  * feed can continue. Valid until kv_next. */
 const char *kv_cursor(const kv_watcher *watcher);
@@ -465,11 +469,11 @@ int kv_watch_fd(kv_watcher *watcher);
 int kv_watch_wants_write(kv_watcher *watcher);
 int kv_watch_wait_ms(kv_watcher *watcher);
 
-/* A line of MemoryKV's feed, `Insert { key: k, value: v }`. Return 0 to go on, anything else to stop. */
+/* A line of MemoryKV's feed, `Insert { key: k, value: v }`. Return 0 to continue, anything else to stop. */
 typedef int (*kv_line_fn)(const char *line, size_t size, void *user);
 
 /* Call `line` for every line of MemoryKV's feed /wal, until it stops it (KV_OK) or the connection ends (KV_NO_ANSWER:
- * call again; what came between is not told by this feed). Needs WebSocket. */
+ * call again; what came in between is lost). Needs WebSocket. */
 kv_status kv_wal(kv_client *client, kv_line_fn line, void *user);
 
 /* ---------------------------------------------------------------------------------------------------------- server */
@@ -478,7 +482,7 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user);
 kv_status kv_server_status(kv_client *client, char **json);
 kv_status kv_whoami(kv_client *client, char **json);
 
-/* Ask a web worker for a sign of life. `seconds` (may be NULL): how long it took. */
+/* Send a request to a web worker. `seconds` (may be NULL): how long it took. */
 kv_status kv_ping(kv_client *client, double *seconds);
 
 /* KV_OK if every shard is up; KV_UNAVAILABLE if not. */

@@ -64,12 +64,12 @@ memkv_result *memkv_delete_keys_with_prefix(struct memkv_client *client, const c
 /* Delete all keys. Return an empty text. */
 memkv_result *memkv_delete_all_keys(struct memkv_client *client);
 
-/* A line of the feed, like `Insert { key: k, value: v }`. Return 0 to go on, anything else to stop. */
+/* A line of the feed, like `Insert { key: k, value: v }`. Return 0 to continue, anything else to stop. */
 typedef int (*memkv_watch_fn)(const char *line, void *user);
 
 /*
- * Call `line` for each line of the feed /wal until it stops it: then the result is a success. Connects again by itself
- * when the connection ends; what comes between is not told. A result without success: the server refuses the feed.
+ * Call `line` for each line of the feed /wal until it stops it: then the result is a success. Reconnects on its own
+ * when the connection ends; what comes in between is lost. A result without success: the server refuses the feed.
  */
 memkv_result *memkv_watch(struct memkv_client *client, memkv_watch_fn line, void *user);
 

@@ -22,11 +22,11 @@ export function baseOf(url: string): string;
 
 export interface ConnectOptions extends ClientOptions {
   /**
-   * Sent with each request, never in a URL; a function is asked once, and again when the server refuses what it said.
+   * Sent with each request, never in a URL; a function is called once, and again when the server refuses its token.
    * Else the environment's KVSERVER_TOKEN.
    */
   token?: string | (() => string | Promise<string>);
-  /** What stands before all keys, see `within`. */
+  /** What is put before all keys, see `within`. */
   prefix?: string;
 }
 
@@ -147,7 +147,7 @@ export class Client {
   private constructor();
   /** The base URL. */
   get url(): string;
-  /** What stands before all keys of this client. */
+  /** What is put before all keys of this client. */
   readonly prefix: string;
 
   /** Return a client for the keys below `prefix`, which it adds to keys and takes off what comes back. */
@@ -170,7 +170,7 @@ export class Client {
   /** Store a value, and return the one before; null: there was none. */
   exchange(key: string, value: Value, options?: PutOptions): Promise<{ revision: number; previous: Entry | null }>;
   /**
-   * Read a value, and store what `change` makes of it: again and again until nobody was faster. Returns what the key then
+   * Read a value, and store what `change` makes of it; repeat if another write came first. Returns what the key then
    * holds. Throws `PreconditionFailed` after `tries`, and what `change` throws.
    *
    * The type of the value and its expiry stay, unless `contentType` or `ttl` (null: no expiry) say otherwise; with `ttl`,
@@ -195,7 +195,7 @@ export class Client {
 
   /** Return one page of a list, in byte order. */
   page(prefix?: string, options?: PageOptions): Promise<Page>;
-  /** Return all keys with a prefix as a stream; one that breaks off goes on behind the last key. */
+  /** Return all keys with a prefix as a stream; one that breaks off continues after the last key. */
   scan(prefix?: string, options?: Abortable & { values?: boolean; reverse?: boolean }): Scan;
   /** Return the names of all keys with a prefix as a stream. */
   keys(prefix?: string, options?: Abortable & { reverse?: boolean }): AsyncGenerator<string, void, undefined>;
@@ -219,7 +219,7 @@ export class Client {
   atomic(): Atomic;
 
   /**
-   * Return the changes of keys with one of the `prefixes` (default: all keys), and of `keys`. It comes back by itself
+   * Return the changes of keys with one of the `prefixes` (default: all keys), and of `keys`. It reconnects on its own
    * after every break. Throws, where it is read, `Gap`, `BadCursor`, `Unauthorized`, `Forbidden`.
    */
   watch(prefixes?: string | readonly string[] | null, options?: WatchOptions): Watch;
@@ -243,7 +243,7 @@ export class Client {
   status(options?: Abortable): Promise<Record<string, any>>;
   /** Return whose token this is and what it may do; without tokens `name` is null. */
   whoami(options?: Abortable): Promise<{ name: string | null; grants: { prefix: string; allow: string[] }[] }>;
-  /** Return how many seconds an answer takes. */
+  /** Return how many seconds a request takes. */
   ping(options?: Abortable): Promise<number>;
   /** Return a password for one connection to the feed. Use it at once. */
   ticket(purpose: "websocket" | "sse", options?: Abortable): Promise<{ ticket: string; expires: Date | null }>;
@@ -262,7 +262,7 @@ export interface UpdateOptions extends Abortable {
 }
 
 export interface PageOptions extends Abortable {
-  /** Only keys behind this one. */
+  /** Only keys after this one. */
   after?: string | null;
   /** Only keys before this one. */
   before?: string | null;
@@ -270,7 +270,7 @@ export interface PageOptions extends Abortable {
   limit?: number;
   reverse?: boolean;
   values?: boolean;
-  /** Keys are folded behind its first occurrence after the prefix. */
+  /** Keys are folded at its first occurrence after the prefix. */
   delimiter?: string;
 }
 
@@ -315,7 +315,7 @@ export class Result {
   readonly entry: Entry | null;
   /** Whether it was done. */
   get ok(): boolean;
-  /** Return this result, or throw the error that it tells. */
+  /** Return this result, or throw the error in it. */
   check(): Result;
 }
 
@@ -340,25 +340,25 @@ export class Atomic {
 // --- The feed -------------------------------------------------------------------------------------------------------
 
 export interface WatchOptions extends Abortable {
-  /** These keys, too; without `prefixes`, these alone. */
+  /** Also these keys; without `prefixes`, only these. */
   keys?: string | readonly string[];
-  /** The state first, then changes. */
+  /** Send the state first, then changes. */
   snapshot?: boolean;
-  /** Go on behind this cursor. */
+  /** Continue after this cursor. */
   since?: string;
   /** Only these: `put`, `touch`, `delete`, and deletes of one cause, `delete:expire`. */
   ops?: string | readonly string[];
-  /** Values too; else their sizes. Default: true. */
+  /** Send values; else only their sizes. Default: true. */
   values?: boolean;
   /** Also requests that change nothing: reads, lists, deletes of absent keys, heartbeats. */
   activity?: boolean;
-  /** Where this client is behind, only the latest change of each key. */
+  /** When this client is behind, send only the latest change of each key. */
   conflate?: boolean;
-  /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or go on with what is kept. */
+  /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or continue with what is kept. */
   onGap?: "raise" | "continue";
   /**
    * Seconds without a message after which it gives up, also on an open connection: give more than the 10 seconds after
-   * which the server surely sends one. That the feed is closed, or an error, is no message. Default: that of the client
+   * which the server sends one. A `closing` or an error does not count as a message. Default: that of the client
    * for the first message, and none afterwards; Infinity: never; 0: when its connection breaks.
    */
   patience?: number;
@@ -375,14 +375,14 @@ export type Change =
   | Put
   | { kind: "touch"; key: string; revision: number; time: Date; expires: Date | null }
   | { kind: "delete"; key: string; revision: number; time: Date; cause: "request" | "prefix" | "expire" | "evict" }
-  /** Before each snapshot, an empty one too. Forget the copy: what is not repeated until `synced` is gone. Without
+  /** Before each snapshot, an empty one too. Discard the copy: keys that do not come before `synced` are gone. Without
    *  `snapshot`, changes are missing. */
   | { kind: "reset"; reason: "start" | "trimmed" | "epoch" | "bad_cursor"; snapshot: boolean }
   /** The snapshot is whole. */
   | { kind: "synced"; cursor: string }
   | { kind: "activity"; op: string; key?: string; prefix?: string; peer?: string; time: Date };
 
-/** The changes in one message, and the cursor behind them. */
+/** The changes in one message, and the cursor after them. */
 export interface Envelope {
   changes: Change[];
   cursor: string;
@@ -391,12 +391,12 @@ export interface Envelope {
 /** The changes of keys, for one consumer. It connects when that begins to read, and ends with it. */
 export class Watch implements AsyncIterable<Change> {
   private constructor();
-  /** Behind the last message all of whose changes were taken: give it to `since` to go on there. */
+  /** After the last message all of whose changes were taken: give it to `since` to continue there. */
   readonly cursor: string;
   readonly state: "connecting" | "live" | "waiting" | "closed";
-  /** What the last connection failed by, or null. */
+  /** Why the last connection failed, or null. */
   readonly error: Error | null;
-  /** Connect. Resolves when the first message has come: what is written after that is surely seen. */
+  /** Connect. Resolves when the first message has come: what is written after that is sure to be seen. */
   open(): Promise<this>;
   [Symbol.asyncIterator](): AsyncIterator<Change, void, undefined>;
   /** Return whole messages: an atomic batch is never divided. `all`: those without changes, too. */
@@ -422,7 +422,7 @@ export interface MirrorChange {
  */
 export class Mirror extends EventTarget implements Iterable<[string, Entry]> {
   private constructor();
-  /** Behind what the copy has. */
+  /** After what the copy has. */
   readonly cursor: string;
   /** The revision up to which the copy has everything. */
   readonly revision: number;
@@ -452,7 +452,7 @@ export class Lock {
   private constructor();
   /** Grows over the whole store: hand it to what the lock protects, to be refused there if it is below another. */
   readonly fence: number;
-  /** Whether it is surely held. */
+  /** Whether it is held, for certain. */
   get held(): boolean;
   /** Aborted, with `LockLost`, when the lock is lost. */
   get signal(): AbortSignal;
@@ -470,7 +470,7 @@ export function slotOf(key: string): number;
 export function longestDelay(n: number): number;
 /** Return the longest delay in seconds before a feed comes back for the `n`th time in a row, counted from 0. */
 export function longestReturn(n: number): number;
-/** Return the error that a problem document tells. */
+/** Return the error that a problem document describes. */
 export function errorOf(status: number, problem?: Record<string, unknown>): KVError;
 
 /** Cuts bytes into lines, and parses each as JSON. */
@@ -514,7 +514,7 @@ export class KVError extends Error {
   readonly members: Record<string, any>;
 }
 
-/** Surely nothing was done. */
+/** Nothing was done. */
 export class Refused extends KVError {}
 export class BadRequest extends Refused {}
 export class BadKey extends BadRequest {}
@@ -574,11 +574,11 @@ export class OutcomeUnknown extends KVError {
 export class InternalError extends OutcomeUnknown {}
 /** A read had no answer. */
 export class NotAnswered extends KVError {}
-/** The write was done, but its result is not told. */
+/** The write was done, but its result is withheld. */
 export class AnswerWithheld extends KVError {
   readonly revision: number;
 }
-/** Changes of the feed are missing. `cursor` is where the feed can go on. */
+/** Changes of the feed are missing. `cursor` is where the feed can continue. */
 export class Gap extends KVError {
   readonly reason: "trimmed" | "epoch" | "bad_cursor";
   readonly cursor: string;

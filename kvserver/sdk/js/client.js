@@ -39,7 +39,7 @@ export class KVError extends Error {
   }
 }
 
-/** Surely nothing was done. */
+/** Nothing was done. */
 export class Refused extends KVError {
   static code = "refused";
   static title = "The server refuses the request";
@@ -58,7 +58,7 @@ export class BadKey extends BadRequest {
 
 export class BadCursor extends BadRequest {
   static code = "bad_cursor";
-  static title = "This is no cursor of the feed";
+  static title = "This is not a cursor of the feed";
 }
 
 export class CrossSlot extends BadRequest {
@@ -212,7 +212,7 @@ export class UnsupportedMediaType extends Refused {
 export class RangeNotSatisfiable extends Refused {
   static code = "range_not_satisfiable";
   static status = 416;
-  static title = "The range lies behind the end of the value";
+  static title = "The range starts after the end of the value";
 }
 
 export class Misdirected extends Refused {
@@ -301,14 +301,14 @@ export class NotAnswered extends KVError {
   static title = "The server did not answer";
 }
 
-/** The write was done, but its result is not told: the token may not read, or the answer was lost. */
+/** The write was done, but its result is withheld: the token may not read, or the answer was lost. */
 export class AnswerWithheld extends KVError {
   static code = "answer_withheld";
-  static title = "Done, but the result is not told";
+  static title = "Done, but the result is withheld";
   revision = 0;
 }
 
-/** Changes of the feed are missing: the server does not keep them any more. `cursor` is where the feed can go on. */
+/** Changes of the feed are missing: the server does not keep them any more. `cursor` is where the feed can continue. */
 export class Gap extends KVError {
   static code = "gap";
   static title = "Changes are missing from the feed";
@@ -347,7 +347,7 @@ const STATUSES = new Map([
 ].map((cls) => [cls.status, cls]));
 STATUSES.set(429, Overloaded);
 
-/** Return the error that a problem document tells; an unknown code takes the class of its status. */
+/** Return the error that a problem document describes; an unknown code takes the class of its status. */
 export function errorOf(status, problem = {}) {
   const text = (name) => (typeof problem[name] === "string" ? problem[name] : "");
   const cls = CODES.get(text("code")) ?? STATUSES.get(status) ?? (status < 500 ? Refused : OutcomeUnknown);
@@ -466,7 +466,7 @@ export function json(value) {
   return new Json(value);
 }
 
-/** Stands before the digits of a BigInt in a text that JSON.stringify makes; nobody else knows it. */
+/** Precedes the digits of a BigInt in a text that JSON.stringify makes; no other code knows it. */
 const BIG = randomName();
 const BIGS = new RegExp(`"${BIG}(-?\\d+)"`, "g");
 
@@ -640,7 +640,7 @@ function checkKey(key) {
 
 /**
  * Return the path of `key`. Segments that parsers of URLs remove (empty, `.` and `..`, also as `%2e`) are kept by a
- * `%2F` beside them; the keys `.` and `..` themselves have no path: null. Throws `BadKey`.
+ * `%2F` next to them; the keys `.` and `..` themselves have no path: null. Throws `BadKey`.
  */
 export function keyPath(key) {
   checkKey(key);
@@ -871,7 +871,7 @@ class Connection {
     return Boolean(this.#access.given);
   }
 
-  /** Ask for the token again. Returns whether there is somebody to ask. */
+  /** Ask for the token again. Returns whether there is a function to ask. */
   async renew() {
     if (typeof this.#access.given !== "function") return false;
     this.#access.known = undefined;
@@ -935,7 +935,7 @@ class Connection {
   }
 }
 
-/** Return what may be the reason where a browser tells none; empty outside of pages. */
+/** Return a likely reason where a browser reports none; empty outside of pages. */
 function pageHint(base) {
   const page = globalThis.location;
   if (!page?.hostname) return "";
@@ -964,7 +964,7 @@ function isProblem(answer) {
   return (answer.headers.get("content-type") ?? "").startsWith("application/problem+json");
 }
 
-/** Return the error that an answer tells; one without a body (of HEAD), by its status. */
+/** Return the error that an answer describes; one without a body (of HEAD), by its status. */
 function problemOf(answer) {
   let problem = {};
   if (isProblem(answer) && answer.bytes.length) {
@@ -1286,7 +1286,7 @@ export class Result {
     return this.status < 400;
   }
 
-  /** Return this result, or throw the error that it tells. */
+  /** Return this result, or throw the error in it. */
   check() {
     if (this.ok) return this;
     const error = errorOf(this.status, { code: this.code ?? "", detail: this.detail, revision: this.revision });
@@ -1488,7 +1488,7 @@ function itemOf(item, strip) {
   return Object.assign(entry, { created });
 }
 
-/** Every key of a range, as an async iterable; a list that breaks off is continued behind the last key. */
+/** Every key of a range, as an async iterable; a list that breaks off is continued after the last key. */
 export class Scan {
   #connection;
   #prefix;
@@ -1557,13 +1557,13 @@ class Put extends Entry {
   }
 }
 
-/** What the messages of a feed say: which changes, behind which cursor, and what goes wrong. Pure. */
+/** What the messages of a feed say: which changes, after which cursor, and what goes wrong. Pure. */
 export class Follow {
   #strip;
   #onGap;
-  /** Whether the reset before a snapshot was told: an empty one has it with its end. */
+  /** Whether the reset before a snapshot was reported: an empty one has it with its end. */
   #isReset;
-  /** Where the feed goes on after a break; empty before the first message. */
+  /** Where the feed continues after a break; empty before the first message. */
   cursor;
   /** Seconds after which a feed that the server closes comes back, else null. */
   comeBackAfter = null;
@@ -1605,7 +1605,7 @@ export class Follow {
 
   #gapOf({ reason, snapshot = false, cursor }) {
     if (!snapshot && this.#onGap === "raise") {
-      throw Object.assign(new Gap(`the server does not keep what was meanwhile (${reason})`), { reason, cursor });
+      throw Object.assign(new Gap(`the server no longer keeps the missing changes (${reason})`), { reason, cursor });
     }
     this.#isReset = snapshot;
     return { kind: "reset", reason, snapshot };
@@ -1777,7 +1777,7 @@ function isPage() {
 }
 
 /**
- * The changes of keys, as an async iterable that comes back by itself after every break, without a loss or a double.
+ * The changes of keys, as an async iterable that reconnects after every break, with no change lost or repeated.
  * For one consumer; it connects when that begins to read, and ends with it.
  */
 export class Watch {
@@ -1796,11 +1796,11 @@ export class Watch {
   #liveSince = null;
   #silences = 0;
   #refusals = 0;
-  /** Behind the last message all of whose changes were taken: give it to `since` to go on there. */
+  /** After the last message all of whose changes were taken: give it to `since` to continue there. */
   cursor;
   /** "connecting", "live" (a message within 25 s), "waiting" (to come back) or "closed". */
   state = "connecting";
-  /** What the last connection failed by, or null. */
+  /** Why the last connection failed, or null. */
   error = null;
 
   constructor(connection, parameters, options) {
@@ -1820,7 +1820,7 @@ export class Watch {
     this.#run = this.#messages();
   }
 
-  /** Connect. Resolves when the first message has come: what is written after that is surely seen. */
+  /** Connect. Resolves when the first message has come: what is written after that is sure to be seen. */
   async open() {
     this.#first ??= this.#run.next();
     await this.#first;
@@ -2035,7 +2035,7 @@ export class Mirror extends EventTarget {
   #isSynced = false;
   #isLive = false;
   #heard = now();
-  /** Behind what the copy has: give it to `since`. */
+  /** After what the copy has: give it to `since`. */
   cursor = "";
   /** The revision up to which the copy has everything below its prefix. */
   revision = 0;
@@ -2233,7 +2233,7 @@ export class Lock {
     return this.#loss.signal;
   }
 
-  /** Whether it is surely held. */
+  /** Whether it is certainly held. */
   get held() {
     const isInTime = now() < this.#heldUntil && Date.now() < this.#heldUntilDate;
     return !this.#isReleased && !this.signal.aborted && isInTime;
@@ -2318,7 +2318,7 @@ const MANY = 1000;
 /** What `connect` returns. Its methods may run at the same time. */
 export class Client {
   #connection;
-  /** What stands before all keys of this client, see `within`. */
+  /** What is put before all keys of this client, see `within`. */
   prefix;
 
   constructor(connection, prefix = "") {
@@ -2446,7 +2446,7 @@ export class Client {
         const expires = ttl === KEEP ? (entry?.expires ?? null) : ttl && new Date(Date.now() + ttl * 1000);
         return new Entry({ key, value: body, revision, contentType: type, expires });
       } catch (error) {
-        // The expiry that is to be kept may have come meanwhile.
+        // The expiry that is to be kept may have come in the meantime.
         const isOver = error instanceof BadRequest && entry?.expires && entry.expires <= Date.now() + 1000;
         if (!(error instanceof PreconditionFailed) && !isOver) throw error;
         failure = error;
@@ -2644,7 +2644,7 @@ export class Client {
   }
 }
 
-/** Return the call that deletes below a prefix. An interruption has `error`, and the `cut` to go on with. */
+/** Return the call that deletes below a prefix. An interruption has `error`, and the `cut` to continue with. */
 function sweepCall(parameters) {
   const read = (answer) => {
     if (answer.status === 200) {

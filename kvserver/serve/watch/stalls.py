@@ -78,7 +78,7 @@ def has_open(pid: int, status: os.stat_result) -> bool:
     """Return whether `pid` has the file of `status` open. Compares devices, too: inode numbers repeat."""
     with contextlib.suppress(OSError):  # the process is gone, or belongs to another user
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # closed in the meantime
                 other = descriptor.stat()
                 if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
                     return True

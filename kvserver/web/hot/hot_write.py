@@ -31,7 +31,7 @@ _DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 class HotWrite(Pending):
     """A PUT whose answer is due; in flight from its construction on.
 
-    It writes a plain answer itself. Any other is written by the `Exchange` that the ordinary road would have.
+    It writes a plain answer itself. Any other is written by the `Exchange` that the ordinary path would have.
 
     Attributes:
         disconnected: set by the connection when its client has left.
@@ -119,7 +119,7 @@ class HotWrite(Pending):
         connection.finish_write()
 
     def _become_exchange(self) -> Exchange:
-        """Put the exchange that the ordinary road would have in this request's place."""
+        """Put the exchange that the ordinary path would have in this request's place."""
         connection, fields = self._connection, self._fields
         request = IncomingRequest(self._begun_at, self.method, self._path)
         request.accept, request.origin, request.keep_alive = fields.accept, fields.origin, True

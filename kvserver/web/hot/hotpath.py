@@ -1,9 +1,9 @@
 """The hot path: plain reads and writes of one key, answered without the parser and the application.
 
 A buffer that is exactly one request of the subset below, and arrives where a request begins, is answered from the map
-or sent to its shard at once. Everything else, and every answer that is not plain, takes the ordinary road. The subset
+or sent to its shard at once. Everything else, and every answer that is not plain, takes the ordinary path. The subset
 leaves nothing to interpret: GET, PUT or DELETE of one key, no query, HTTP/1.1, exactly one Host, and only the header
-fields of `fields`. So both roads answer alike, but for Date, X-Request-Id and revisions.
+fields of `fields`. So both paths answer alike, except for Date, X-Request-Id and revisions.
 
 Clients repeat their header fields from request to request: the meaning of a block of them is remembered.
 """
@@ -41,7 +41,7 @@ _unpack = HEADER.unpack_from
 _LONGEST_BLOCK: Final = 2 << 10
 _MOST_BLOCKS: Final = 512
 _LONGEST_RECORD: Final = 2 * LARGE_ANSWER
-"""Bytes of a record that surely has a value which is not answered here: it is not even copied out of its record."""
+"""Bytes of a record that certainly has a value which is not answered here: it is not even copied out of its record."""
 
 
 class HotPath:
@@ -53,7 +53,7 @@ class HotPath:
 
     def take(self, connection: ConnectionPort, data: bytes) -> bool:
         """Answer the request in `data`, or send it to its shard; return False, with nothing done, if it has to take the
-        ordinary road.
+        ordinary path.
 
         `connection` expects a request, has none to answer, and its client reads what is written.
         """
@@ -64,10 +64,10 @@ class HotPath:
         end = data.find(b"\r\n\r\n", begin - 2) + 2
         block = data[begin:end]
         fields = self._blocks.get(block) or self._read_block(block)
-        if fields is None or not self._load.accepts_fast_path:
+        if fields is None or not self._load.accepts_hot_path:
             return False
         method, path, of_v1, of_root = request.groups()
-        # The buffer ends with the request: bytes behind it would be taken for another one by the parser alone.
+        # The buffer ends with the request: bytes after it would be taken for another one by the parser alone.
         if of_root in _RESERVED or len(data) != end + 2 + fields.length:
             return False
         key = of_v1 or of_root
@@ -113,7 +113,7 @@ class HotPath:
         return mark.mark_operation(Put(key, body, kind) if method == b"PUT" else Delete(key))
 
     def _read_block(self, block: bytes) -> HeaderFields | None:
-        """The meaning of a block of header fields, remembered; None if its requests take the ordinary road."""
+        """The meaning of a block of header fields, remembered; None if its requests take the ordinary path."""
         if len(block) > _LONGEST_BLOCK:
             return None
         key, rest = split_off_key(block)
@@ -190,7 +190,7 @@ class HotPath:
         return True
 
     def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: HeaderFields) -> bool:
-        """Whether the ordinary road would send `value` unchanged and at once."""
+        """Whether the ordinary path would send `value` unchanged and at once."""
         if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._store.board.now())):
             return False
         if len(value) < compression.SMALLEST or not fields.accept_encoding:

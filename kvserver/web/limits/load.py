@@ -38,7 +38,7 @@ class WorkerLoad:
         stopping: the worker stops; every answer ends its connection.
         bytes_held: of requests that arrive, and of bodies until they are answered.
         bytes_owed: of answers that were not taken yet.
-        dropped: bytes behind last requests that were read and dropped since the last tick.
+        dropped: bytes after last requests that were read and dropped since the last tick.
         relaxed_bytes: while the worker holds no more, no address can exceed its quota.
     """
 
@@ -171,7 +171,7 @@ class WorkerLoad:
             raise
 
     @property
-    def accepts_fast_path(self) -> bool:
+    def accepts_hot_path(self) -> bool:
         """Whether a plain request gets its plain answer: nothing is near a limit, and the worker does not stop."""
         if self.stopping or self.bytes_owed >= MOST_BYTES:
             return False

@@ -1,4 +1,4 @@
-"""Where the body of a request ends, so that its parser gets no byte behind it. Pure."""
+"""Where the body of a request ends, so that its parser gets no byte after it. Pure."""
 
 from __future__ import annotations
 

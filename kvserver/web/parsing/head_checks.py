@@ -39,7 +39,7 @@ def examine_head(
 ) -> bool:
     """Whether to send `100 Continue` to a request whose body follows. Raises `KVError` if its head alone refuses it.
 
-    `available`: so many bytes behind the head are here already. A body of known length that is here whole is no burden:
+    `available`: so many bytes after the head are here already. A body of known length that is here whole is no burden:
     its request is answered in its turn, and another may follow.
     """
     allowed, length = message.allowance, message.length

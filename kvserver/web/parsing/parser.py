@@ -1,7 +1,7 @@
 """From bytes to requests: the callbacks of httptools, and the limits of a head and a body.
 
 A head is kept as it arrives, and parsed when it is whole: half a head takes no more memory than its bytes. httptools
-never gets a byte behind the request that it is at, so what a client sends ahead waits unparsed.
+never gets a byte after the request that it is at, so what a client sends ahead waits unparsed.
 
 What is refused here never reaches the application: targets and headers that are malformed or too long, bodies that are
 too large, and two readings of where a body ends. `head_checks` has what a head alone decides.
@@ -38,7 +38,7 @@ _PIECES: Final = 64
 
 
 class Upgrade(Exception):
-    """A request asks for another protocol, or for a feed; the bytes behind its head begin at `at`."""
+    """A request asks for another protocol, or for a feed; the bytes after its head begin at `at`."""
 
     def __init__(self, at: int = 0) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class RequestParser:
 
     def _create_httptools(self) -> None:
         self._httptools = httptools.HttpRequestParser(self)
-        # Bytes behind a request that ends the connection are not its fault: it is answered, they are ignored.
+        # Bytes after a request that ends the connection are not its fault: it is answered, they are ignored.
         self._httptools.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _feed_httptools(self, data: bytes | memoryview, at: int = 0) -> None:

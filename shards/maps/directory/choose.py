@@ -32,7 +32,7 @@ from shards.wire.errors import what_helps
 
 SHM = Path("/dev/shm")
 MIN_FREE_BYTES = 256 << 20
-"""Bytes that must be free beside twice the last snapshot."""
+"""Bytes that must be free besides twice the last snapshot."""
 
 ON_DISK = "maps"
 """The map directory's name in the data directory."""
@@ -212,7 +212,7 @@ def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = Fals
             _check_directory(found, reserved)
             try:
                 lock = _lock_directory(found)
-            except FileNotFoundError:  # somebody took the directory for stale and removed it before we had the lock
+            except FileNotFoundError:  # another process took it for stale and removed it before we had the lock
                 continue
             try:
                 _claim_for(found, owner)
@@ -248,7 +248,7 @@ def _check_directory(found: Contents, reserved: bool) -> None:
 def _lock_directory(found: Contents) -> int:
     """Lock a map directory for life.
 
-    Raises `MapDirError` if another server has it, `FileNotFoundError` if it was removed meanwhile.
+    Raises `MapDirError` if another server has it, `FileNotFoundError` if it was removed in the meantime.
     """
     lock = found.lock(_LOCK_S)
     if lock is None:
@@ -282,11 +282,11 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
     """Remove the maps without a store or server, for the store `mine`; return how many bytes that frees."""
     freed = 0
     for path in _own_directories(shm):
-        # It may be removed by another server meanwhile, or be of another version.
+        # It may be removed by another server in the meantime, or be of another version.
         with contextlib.suppress(OSError, MapDirError), Contents(path, [os.getuid()]) as found:
             owner = read_owner(found)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
-                continue  # without an owner, it was being removed by somebody who was killed, or is being made
+                continue  # without an owner, it was being removed by a process that was killed, or is being made
             lock = open_regular(Path(LOCK), os.O_RDWR, found.fd)
             try:
                 if (

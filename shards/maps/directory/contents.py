@@ -1,7 +1,7 @@
 """What is in a map directory, by its descriptor: what was looked at is what is changed, wherever its path leads then.
 
 Nothing is removed but what a server has put there: names of maps, and those of a log only where the store was in
-memory, in directories that belong to who may decide over them. No link is followed.
+memory, in directories that belong to a user who may decide over them. No link is followed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Contents:
 
     def lock(self, timeout_s: float) -> int | None:
         """Take its lock for life; the descriptor, or None if another has it. Raises `OSError`, `FileNotFoundError` if
-        the lock was removed meanwhile: by somebody who took the directory for stale."""
+        the lock was removed in the meantime: by a process that took the directory for stale."""
         with self._naming():
             lock = locks.open_lock(Path(f"/proc/self/fd/{self.fd}") / LOCK)  # in this directory, whatever its path
         if not locks.acquire_for_life(lock, timeout_s=timeout_s):
@@ -133,7 +133,7 @@ class Contents:
             return safe_files.read_regular(Path(name), most, self.fd)
 
     def write_owner(self, content: bytes) -> None:
-        """Say whose it is, in place of what stands there. Raises `OSError`."""
+        """Say whose it is, in place of what is there. Raises `OSError`."""
         with self._naming():
             self.remove_file(OWNER_NEW)  # it may be a link
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

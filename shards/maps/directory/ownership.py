@@ -60,7 +60,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 def is_in_memory(owner: Owner | None) -> bool:
-    """Whether the maps of `owner` have its log beside them."""
+    """Whether the maps of `owner` have its log next to them."""
     return owner is not None and owner.data_dir is None
 
 

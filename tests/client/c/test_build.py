@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvserver.commands.operate.sdk import USES
 from tests.client.c import building
 from tests.client.c.building import SDK, run
 from tests.effort import times
@@ -18,7 +19,7 @@ COMBINATIONS = ([], [NO_WEBSOCKET], [NO_MEMORYKV], [NO_WEBSOCKET, NO_MEMORYKV])
 @pytest.mark.parametrize("compiler", building.COMPILERS)
 @pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: " ".join(options) or "whole")
 def test_it_compiles_without_warnings(tmp_path: Path, compiler: str, options: list[str]) -> None:
-    """Optimised a little: some warnings come from the analysis that this needs."""
+    """Optimized a little: some warnings come from the analysis that this needs."""
     compiled = building.compile_object(tmp_path / "kvclient.o", "-O1", *options, compiler=compiler)
     names = run(["nm", compiled])
     assert ("wslay_event_recv" in names) == (NO_WEBSOCKET not in options)
@@ -31,6 +32,13 @@ def test_a_program_without_websockets_links_without_wslay(tmp_path: Path) -> Non
     run(["gcc", *building.WARNINGS, NO_WEBSOCKET, *sources, "-o", program, *building.libraries(websocket=False)])
     answer = '{"error":{"half":"refused","code":"bad_request","status":0,"revision":null,"detail":"built with'
     assert answer in run(["sh", "-c", f'echo \'{{"id":1,"do":"wal","args":{{}}}}\' | {program}'])
+
+
+def test_the_command_that_kvserver_sdk_tells_builds_a_program(tmp_path: Path) -> None:
+    for name in ("kvclient.c", "kvclient.h", "libMemoryKV.h"):
+        shutil.copy(SDK / name, tmp_path)
+    (tmp_path / "app.c").write_text('#include "kvclient.h"\nint main(void) { kv_close(kv_open(0, 0)); return 0; }\n')
+    run(["sh", "-ec", f"cd {tmp_path}; {USES['c']} -o app; ./app"])
 
 
 def test_it_exports_its_own_names_alone(client_object: Path) -> None:

@@ -39,7 +39,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 def test_rest(example: Build, server: Server) -> None:
     output = run([example("rest")], KVSERVER_URL=server.url).splitlines()
-    assert output[0] == "somebody changed it: the key has another revision"
+    assert output[0] == "another client changed it: the key has another revision"
     assert output[1].startswith("an apple costs 70, until 20")
     assert output[2:] == [
         "1 visits",
@@ -66,7 +66,7 @@ def test_feed(example: Build, server: Server) -> None:
         "---  that was everything; now the changes",
     ]
     assert output[0].startswith("put  feed/a") and output[1].startswith("ttl  feed/before until 20")
-    assert output[2] == "del  feed/before (request)" and output[3].startswith("to go on: since=")
+    assert output[2] == "del  feed/before (request)" and output[3].startswith("to continue: since=")
 
 
 def test_memorykv(example: Build, server: Server) -> None:

@@ -57,7 +57,7 @@ def test_the_example(server: Server) -> None:
     told = run([str(NODE), "examples/node.js"], KVSERVER_URL=server.url)
     assert told.splitlines() == [
         "flags/beta true application/json",
-        "somebody was faster",
+        "another write came first",
         "1 nothing",
         'snapshot flags/beta {"on":false,"for":["staff"]}',
         "deleted",

@@ -11,16 +11,17 @@ import pytest
 
 from shards.wire import errors
 from tests.client.sdks import SDK
+from tests.system.kvserver.commands.programs import run
 
 CRATE = SDK / "rust"
 pytestmark = pytest.mark.timeout(600)  # a cold build, on a machine that has other work
 
 
-def cargo(*arguments: str, **environ: str) -> str:
-    """Run cargo in the crate and return what it printed. Fails if it fails."""
+def cargo(*arguments: str, cwd: Path = CRATE, **environ: str) -> str:
+    """Run cargo in the crate, or in `cwd`, and return what it printed. Fails if it fails."""
     command = ["cargo", *arguments]
     merged = {name: value for name, value in os.environ.items() if not name.startswith("KVSERVER_")} | environ
-    done = subprocess.run(command, cwd=CRATE, capture_output=True, text=True, env=merged)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=merged)
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -52,6 +53,16 @@ def test_it_can_be_packaged() -> None:
     files = cargo("package", "--locked", "--allow-dirty", "--list").splitlines()
     assert {"Cargo.toml", "Cargo.lock", "README.md", "src/lib.rs"} <= set(files)
     assert not [name for name in files if name.startswith("target")]
+
+
+def test_what_the_command_writes_is_a_whole_crate(tmp_path: Path) -> None:
+    crate, target = tmp_path / "rust", os.environ.get("CARGO_TARGET_DIR", str(CRATE / "target"))
+    written = run(None, "sdk", "rust", "-o", str(crate))
+    assert written.returncode == 0, written
+    for features in ("--all-features", "--no-default-features"):
+        cargo("test", "--locked", "--no-run", features, cwd=crate, CARGO_TARGET_DIR=target)
+    assert {path.name for path in crate.glob("examples/*")} == {"feed.rs", "greeting.rs", "rest.rs", "tls.rs"}
+    assert not (crate / "tests").exists()
 
 
 def test_it_knows_every_error_of_the_server() -> None:

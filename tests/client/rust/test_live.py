@@ -35,7 +35,7 @@ def test_mirrors_locks_and_watches(server: Server) -> None:
 def test_the_example_of_rest(server: Server) -> None:
     assert run("rest", KVSERVER_URL=server.url).splitlines() == [
         'rest/theme = "dark", text/plain; charset=utf-8',
-        "somebody was faster",
+        "another write came first",
         'flag = {"on":true,"share":10}',
         "visits = 1",
         "rest/flag has 22 bytes",

@@ -11,7 +11,7 @@ class Delivery:
     """Hands out the changes of envelopes.
 
     Attributes:
-        cursor: behind the last envelope all of whose changes were taken.
+        cursor: after the last envelope all of whose changes were taken.
     """
 
     def __init__(self, cursor: str | None) -> None:

@@ -103,7 +103,7 @@ class Follow:
     """One watch.
 
     Attributes:
-        cursor: behind the last envelope that was handed out; the next connection continues there. None at first.
+        cursor: after the last envelope that was handed out; the next connection continues there. None at first.
         is_connected: whether there is a connection that seems to be alive.
         has_heard: whether a message has come.
         heard_at: when the last message came, by the clock; at the beginning, now.
@@ -122,7 +122,7 @@ class Follow:
         first_patience: float | None = None,
         silence: float = SILENCE_S,
     ) -> None:
-        """Begin behind `since`, or as the wish says.
+        """Begin after `since`, or as the wish says.
 
         Args:
             clock: returns seconds that only grow.
@@ -144,7 +144,7 @@ class Follow:
         self._buffer = LineBuffer()
         self._failures = 0
         self.has_heard = self._has_renewed = False
-        self._has_begun = self.cursor is not None  # a snapshot, which is told by `Reset`
+        self._has_begun = self.cursor is not None  # a snapshot, which `Reset` reports
         self._closing: Message | None = None
         self.heard_at = self._opened_at = self._patient_from = clock()
 
@@ -163,7 +163,7 @@ class Follow:
             raise
 
     def _seek(self, until: float | None) -> FollowScript:
-        self._patient_from = self._clock()  # who reads slowly does not wait meanwhile
+        self._patient_from = self._clock()  # a program that reads slowly does not wait in the meantime
         while True:
             envelope = self._take()
             if envelope is not None:
@@ -277,7 +277,7 @@ class Follow:
     # Messages
 
     def _take(self) -> Envelope | None:
-        """Return the first envelope that was received whole, and move the cursor behind it."""
+        """Return the first envelope that was received whole, and move the cursor after it."""
         while self._closing is None:
             line = self._buffer.take()
             if line is None:
@@ -297,7 +297,7 @@ class Follow:
         if not isinstance(cursor, str):
             return None
         if message["type"] == "gap" and message.get("snapshot") is False and self._on_gap == "raise":
-            gap = Gap(f"{message.get('reason')}: the feed can continue at {cursor}, but not behind {self.cursor}")
+            gap = Gap(f"{message.get('reason')}: the feed can continue at {cursor}, but not after {self.cursor}")
             gap.reason, gap.cursor = str(message.get("reason")), cursor
             raise gap
         changes = changes_in(message, self._below)

@@ -29,7 +29,7 @@ def parse_message(line: bytes) -> Message:
 
 
 def error_in(message: Message) -> KVError:
-    """Return the error that a message of type `error` tells."""
+    """Return the error that a message of type `error` describes."""
     detail, hint = message.get("detail"), message.get("hint")
     return error_of(
         member(message, "status", int),

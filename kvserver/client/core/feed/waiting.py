@@ -24,7 +24,7 @@ class Waiter:
         self._has_asked = False
 
     def is_over(self, envelope: Envelope) -> bool:
-        """Return whether a change in `envelope` satisfies the condition; those behind it are then not looked at."""
+        """Return whether a change in `envelope` satisfies the condition; later ones are then skipped."""
         for change in envelope.changes:
             self._copy.apply(Envelope(envelope.cursor, (change,)))
             if self._copy.cursor is None or self._copy.is_building:
@@ -38,5 +38,5 @@ class Waiter:
         return False
 
     def error(self, timeout: float | None) -> TimeoutError:
-        """Return the error of who has waited for too long."""
+        """Return the error of a wait that took too long."""
         return TimeoutError(f"{self._key!r} is not as wanted after {0 if timeout is None else timeout:g} s")

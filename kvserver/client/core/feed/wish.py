@@ -29,7 +29,7 @@ class Wish:
         ops: kinds of changes, like `put` and `delete:expire`; empty for all.
         values: changes carry values.
         activity: also requests that change nothing.
-        conflate: where the watch is behind, only the latest change of each key.
+        conflate: when the watch is behind, only the latest change of each key.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Wish:
     conflate: bool = False
 
     def target(self, since: str | None) -> str:
-        """Return the target of the request that continues behind `since`.
+        """Return the target of the request that continues after `since`.
 
         It asks for a snapshot also with a cursor: the server then sends one where it cannot continue.
         """
@@ -76,7 +76,7 @@ def wish_of(
     Raises `BadRequest` for too many prefixes and keys, `TypeError` for one text where several are wanted.
     """
     if isinstance(keys, str):
-        raise TypeError(f"keys= wants several keys: keys=[{keys!r}]")
+        raise TypeError(f"keys= takes several keys: keys=[{keys!r}]")
     full_keys = tuple(below + key for key in keys)
     full_prefixes = tuple(below + prefix for prefix in prefixes)
     if not full_prefixes and not full_keys and below:

@@ -61,7 +61,7 @@ int main(int argc, char **argv)
     if (status != KV_OK)
         fprintf(stderr, "%s\n", kv_watch_error(watcher)->detail);
     else
-        printf("to go on: since=%s\n", kv_cursor(watcher));
+        printf("to continue: since=%s\n", kv_cursor(watcher));
     kv_watch_close(watcher);
     kv_close(kv);
     return status != KV_OK;

@@ -47,7 +47,7 @@ int main(void)
     if (!kv)
         return 1;
 
-    /* A value, with a type and a time to live; then the same only if nobody came between. */
+    /* A value, with a type and a time to live; then the same only if no other write came between. */
     for_a_minute.content_type = "text/plain";
     for_a_minute.ttl_ms = 60000;
     if (kv_put(kv, "shop/apple", "30", 2, &for_a_minute, &written) != KV_OK)
@@ -58,7 +58,7 @@ int main(void)
 
     /* The revision is another now, so the same condition does not hold any more. */
     if (kv_put(kv, "shop/apple", "40", 2, &for_a_minute, NULL) == KV_PRECONDITION)
-        printf("somebody changed it: %s\n", kv_last_error(kv)->detail);
+        printf("another client changed it: %s\n", kv_last_error(kv)->detail);
 
     /* Compare and set, in a loop; a counter; a missing key. */
     if (kv_update(kv, "shop/apple", double_price, NULL, &entry) != KV_OK)

@@ -700,6 +700,7 @@ static void do_watch(const json_t *args)
     options.activity = truth_of(args, "activity");
     options.conflate = truth_of(args, "conflate");
     options.gap_continues = on_gap && !strcmp(on_gap, "continue");
+    options.patience_ms = (long)ms_of(args, "patience");
     options.transport = transport && !strcmp(transport, "websocket") ? KV_WEBSOCKET : KV_LINES;
     watcher = kv_watch(kv, &options);
     if (!watcher)

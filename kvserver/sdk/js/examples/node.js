@@ -13,7 +13,7 @@ try {
   await kv.put("flags/beta", { on: true }, { ifRevision: flag.revision });
 } catch (error) {
   if (!(error instanceof PreconditionFailed)) throw error;
-  console.log("somebody was faster");
+  console.log("another write came first");
 }
 
 await kv.update("flags/beta", (entry) => ({ ...entry.json(), for: ["staff"] }));

@@ -1,29 +1,10 @@
 //! The conformance driver of the asynchronous client: as `conform`.
 
-use kvserver_client::asynchronous::Client;
-use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
+#[cfg(feature = "tokio")]
+#[path = "driver/asynchronous.rs"]
+mod driver;
 
-macro_rules! wait {
-    ($call:expr) => {
-        $call.await
-    };
-}
-
-macro_rules! receive {
-    ($lines:ident) => {
-        $lines.recv().await
-    };
-}
-
-fn channel(feed: impl FnOnce(UnboundedSender<String>) + Send + 'static) -> UnboundedReceiver<String> {
-    let (sender, receiver) = unbounded_channel();
-    std::thread::spawn(move || feed(sender));
-    receiver
-}
-
-include!("driver/mod.rs");
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    drive().await;
+fn main() {
+    #[cfg(feature = "tokio")]
+    driver::main();
 }

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     client.put("rest/theme", "light").if_revision(first.revision).send()?;
     match client.put("rest/theme", "blue").if_revision(first.revision).send() {
-        Err(Error::Refused(why)) if why.code() == codes::PRECONDITION_FAILED => println!("somebody was faster"),
+        Err(Error::Refused(why)) if why.code() == codes::PRECONDITION_FAILED => println!("another write came first"),
         other => println!("unexpected: {other:?}"),
     }
 

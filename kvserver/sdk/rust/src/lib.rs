@@ -21,7 +21,7 @@
 //!
 //! A call that failed is repeated for up to five seconds (`patience`) where that is safe. Each write carries an
 //! `Idempotency-Key`, by which the server knows a repeat and does nothing twice. A write that failed in the end is
-//! either [`Error::Refused`], and surely nothing was done, or [`Error::OutcomeUnknown`]. Redirects are not followed, and
+//! either [`Error::Refused`], and nothing was done, or [`Error::OutcomeUnknown`]. Redirects are not followed, and
 //! proxies of the environment are not used: the token goes to the server alone.
 //!
 //! # Features

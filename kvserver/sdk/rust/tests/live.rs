@@ -1,6 +1,8 @@
 //! Mirrors, locks and watches against a running server, which `KVSERVER_URL` names:
 //! `KVSERVER_URL=… cargo test --all-features --test live -- --ignored`.
 
+#![cfg(all(feature = "blocking", feature = "tokio"))]
+
 use kvserver_client::{asynchronous, blocking, Change, MirrorState, OnGap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};

@@ -230,7 +230,7 @@ def test_what_stands_in_the_place_of_a_directory_is_refused_and_not_followed(
     os.utime(next(path for path in elsewhere.rglob("*") if path.is_file()), (1, 1))
     before = sorted(elsewhere.rglob("*"))
     plant(where, elsewhere)
-    with pytest.raises(Overloaded, match=r"tickets\S* in the run directory is no directory: remove it"):
+    with pytest.raises(Overloaded, match=r"tickets\S* in the run directory is not a directory: remove it"):
         office.issue(A.grants, "sse")
     with pytest.raises((BadTicket, Overloaded)):
         office.redeem(ticket, "sse")

@@ -11,7 +11,7 @@ from kvserver.sdk.files import FILES
 from shards.wire.errors import ERRORS
 from tests.api.web import Web, request, scenario
 
-PAGES = ("/docs/", "/docs/errors/", "/docs/errors/not_found", "/sdk/")
+PAGES = ("/docs/", "/docs/keys", "/docs/reference", "/docs/errors/", "/docs/errors/not_found", "/sdk/")
 
 
 @scenario
@@ -28,7 +28,7 @@ async def test_the_document(web: Web) -> None:
 async def test_it_names_the_address_that_was_asked(web: Web) -> None:
     for path, example in (
         ("/v1/openapi.json", "curl -X PUT -d dark {}/theme"),
-        ("/docs/", "curl -X PUT -d dark {}/theme"),
+        ("/docs/reference", "curl -X PUT -d dark {}/theme"),
         ("/sdk/", "from &quot;{}/sdk/client.js&quot;"),
     ):
         for host in ("kv.example", "kv.example:81", "127.0.0.1:9", "[::1]:8080"):
@@ -49,6 +49,7 @@ async def test_pages(web: Web) -> None:
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert answer.headers["content-security-policy"] == frame.SECURITY_POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-cache"
     for code in ERRORS:
         assert code.encode() in (await web.ask(request("GET", f"/docs/errors/{code}"))).body
     for nothing in (
@@ -56,6 +57,10 @@ async def test_pages(web: Web) -> None:
         "/docs/errors/not_found/",
         "/docs/errors/%6eot_found",
         "/docs/x",
+        "/docs/index",
+        "/docs/keys.md",
+        "/docs/keys/",
+        "/docs/../keys",
         "/docs//",
     ):
         assert (await web.ask(request("GET", nothing))).status == 404
@@ -63,8 +68,18 @@ async def test_pages(web: Web) -> None:
 
 
 @scenario
+async def test_a_person_at_a_browser_who_asks_for_no_chapter_is_shown_the_way(web: Web) -> None:
+    for method in ("GET", "HEAD"):
+        answer = await web.ask(request(method, "/docs/keys.md", "Accept: text/html,*/*;q=0.8"))
+        assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert answer.headers["content-security-policy"] == frame.SECURITY_POLICY
+        assert answer.headers["cache-control"] == "no-store" and "etag" not in answer.headers
+        assert (b'href="/docs/keys"' in answer.body) == (method == "GET")
+
+
+@scenario
 async def test_what_a_client_has_it_need_not_get_again(web: Web) -> None:
-    for path in (*PAGES, "/v1/openapi.json"):
+    for path in (*PAGES, "/v1/openapi.json", "/docs/search.json"):
         whole = await web.ask(request("GET", path))
         tag = whole.headers["etag"]
         coded = await web.ask(request("GET", path, "Accept-Encoding: gzip"))
@@ -135,7 +150,7 @@ async def test_each_path_knows_the_methods_that_are_described(web: Web) -> None:
     described = json.loads((await web.ask(request("GET", "/v1/openapi.json"))).body)["paths"]
     for template, methods in described.items():
         path = template.replace("{key}", "k").replace("{prefix}", "p").replace("{code}", "not_found")
-        path = path.replace("{file}", "client.js")
+        path = path.replace("{file}", "client.js").replace("{chapter}", "keys")
         allow = (await web.ask(request("OPTIONS", path))).headers["allow"].lower().split(",")
         if template == "/wal":
             allow.remove("head")  # it is refused with a word of its own

@@ -52,7 +52,12 @@ def check(answer: Answer, *, method: str = "GET") -> dict[str, Any]:
 def paths() -> Iterator[str]:
     """A path of every route, and some of none."""
     for template in openapi.make_document()["paths"]:
-        yield template.replace("{key}", "k").replace("{prefix}", "p").replace("{code}", "not_found")
+        yield (
+            template.replace("{key}", "k")
+            .replace("{prefix}", "p")
+            .replace("{code}", "not_found")
+            .replace("{chapter}", "keys")
+        )
     yield from ("/", "/v1/nothing", "/a/b", "/docs/errors/nothing")
 
 

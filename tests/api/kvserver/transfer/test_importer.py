@@ -23,7 +23,7 @@ RESULTS: dict[str, tuple[Answer, str]] = {
     "moved": (results(302), "answers 302"),
     "no status": (results(0), "answers 0"),
     "below all": (results(-5), "answers -5"),
-    "no results": (once(b"hello"), "its answer to a batch is none"),
+    "no results": (once(b"hello"), "its answer to a batch is malformed"),
     "an answer without an end": (for_ever(b"x" * 65536), "its answer has more than"),
 }
 

@@ -16,7 +16,7 @@ from shards.host.board import NONE
 from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps import snapshot
-from shards.maps.build import RestoreError, kept_applied, open_map
+from shards.maps.build import MapBuildError, kept_applied, open_map
 from shards.maps.layout import Identity, MapError, MapFull, map_generations, map_path, read_meta
 from shards.maps.owner import MapOwner
 from shards.maps.snapshot import checksum, take_snapshot
@@ -459,7 +459,7 @@ def test_a_snapshot_file_that_is_no_good_is_refused(
     bad = run.store.data_dir / SNAPSHOTS / manifest.files[0].name
     harm(bad)
     after = run.next(boot_id="rebooted", shards=shards)
-    with pytest.raises(RestoreError, match=f"shard 0 cannot be built: .*{bad.name}.*{says}.*restore .* from a backup"):
+    with pytest.raises(MapBuildError, match=f"shard 0 cannot be built: .*{bad.name}.*{says}.*restore .* from a backup"):
         open_map(after.board, 0)
     assert after.board.shards[0].map_generation == 0
 
@@ -491,7 +491,7 @@ def test_a_file_that_is_not_what_the_manifest_says(run: Run, wrong: dict[str, in
             second = msgspec.structs.replace(second, shard=0)
     msgspec.structs.replace(manifest, files=(first, second)).save(run.store.data_dir)
     after = run.next(boot_id="rebooted")
-    with pytest.raises(RestoreError, match=says):
+    with pytest.raises(MapBuildError, match=says):
         for shard in range(2):
             open_map(after.board, shard)
 
@@ -514,5 +514,5 @@ def test_a_log_that_was_trimmed_too_far_is_said(run: Run) -> None:
     for segment in run.store.log_dir.glob("*.log"):
         segment.rename(segment.with_name("000000000007.log"))
     after = run.next(boot_id="rebooted")
-    with pytest.raises(RestoreError, match="the log starts at"):
+    with pytest.raises(MapBuildError, match="the log starts at"):
         open_map(after.board, 0)

@@ -38,13 +38,13 @@ def test_a_watch_tells_that_the_connection_is_lost_and_goes_on(server: Server) -
         server.stop()
         screen = terminal.see("connection lost")
         assert re.search(
-            r"— connection lost \(.+\); back in .+, to go on behind [0-9a-f]+\.\d+", screen.replace("\n", "")
+            r"— connection lost \(.+\); retrying in .+, to continue after [0-9a-f]+\.\d+", screen.replace("\n", "")
         )
         terminal.see("waiting")
         server.start()
         succeed(server, "del", "users/ann")
         screen = terminal.see("DELETE  users/ann")
-        assert "— resumed behind " in screen and "GAP" not in screen
+        assert "— resumed after " in screen and "GAP" not in screen
         assert screen.count("PUT ") == 1
         terminal.press("C-c")
         screen = terminal.see("status 130")
@@ -99,7 +99,7 @@ def test_an_edit_meets_another_s_change(server: Server, tmp_path: Path) -> None:
         terminal.type("three")
         terminal.press("Enter")
         screen = terminal.see("[e/o/q]")
-        assert "config was changed by somebody else meanwhile" in screen
+        assert "config was changed by another client while you edited" in screen
         assert "-TWO" in screen and "+two" in screen and "+three" in screen
         terminal.type("e")
         terminal.press("Enter")
@@ -143,7 +143,7 @@ def test_an_edit_where_nobody_can_be_asked(server: Server) -> None:
     assert succeed(server, "get", "new") == b"theirs"
 
 
-def test_what_a_terminal_gets_is_escaped_and_coloured(server: Server) -> None:
+def test_what_a_terminal_gets_is_escaped_and_colored(server: Server) -> None:
     succeed(server, "put", "a\x1b[31m", "red\x1b[31m\nline")
     with Terminal("kvserver get $'a\\x1b[31m'; kvserver ls; kvserver ls -l", environ(server)) as terminal:
         screen = terminal.see("status 0")

@@ -65,7 +65,7 @@ def test_every_sync_mode_is_explained(mode: str) -> None:
     assert len(lines({"sync": mode})["durability"]) > len(mode) + 20
 
 
-def test_the_last_line_says_ready_and_a_pipe_gets_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_says_ready_and_a_pipe_gets_no_colors(capsys: pytest.CaptureFixture[str]) -> None:
     settings = load_settings(ServerSettings, {"data_dir": "/a\x1b[31m", "run_dir": "/r"}, {})
     banner.print_banner(settings, map_dir=Path("/maps"), rest="h:1", feed=None, metrics="h:3")
     text = capsys.readouterr().out

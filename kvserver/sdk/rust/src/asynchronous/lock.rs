@@ -71,7 +71,7 @@ impl Lock {
         tenure(&self.shared).fence
     }
 
-    /// Return whether the lock is surely held: by the local clock, counted from the last renewal that succeeded.
+    /// Return whether the lock is certainly held: by the local clock, counted from the last renewal that succeeded.
     pub fn is_held(&self) -> bool {
         tenure(&self.shared).is_held(Instant::now())
     }
@@ -80,7 +80,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::LockLost`] if it was not held any more; others as those of
-    /// [`delete`](Client::delete): then it expires by itself.
+    /// [`delete`](Client::delete): then it expires on its own.
     pub async fn release(mut self) -> Result<()> {
         self.given_back = true;
         give_back(&self.client, &self.name, &self.shared).await

@@ -110,7 +110,7 @@ impl Mirror {
         self.shared.lock().heard.map(|heard| heard.elapsed())
     }
 
-    /// Return the cursor behind what was applied.
+    /// Return the cursor after what was applied.
     pub fn cursor(&self) -> Option<String> {
         self.shared.lock().cursor.clone()
     }

@@ -306,7 +306,7 @@ impl Client {
         self.context.count(prefix).await
     }
 
-    /// Delete many keys, in as many requests as it takes. What is written meanwhile is spared.
+    /// Delete many keys, in as many requests as it takes. What is written in the meantime is spared.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::OutcomeUnknown`]: some may be deleted.
@@ -314,7 +314,7 @@ impl Client {
         self.context.delete_prefix(what).await
     }
 
-    /// Do many operations in one request, each for itself. Their results are not raised: see [`OpResult::check`].
+    /// Do many operations in one request, each on its own. Their results are not raised: see [`OpResult::check`].
     ///
     /// # Errors
     /// The batch as a whole is refused, or its outcome is unknown.
@@ -398,7 +398,7 @@ impl Client {
         self.context.status().await
     }
 
-    /// Return what the token may do, as the server tells it.
+    /// Return what the token may do, as the server reports it.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -437,7 +437,7 @@ impl Exchange<'_, Client> {
     /// Write.
     ///
     /// # Errors
-    /// As [`Put::send`]; [`Error::AnswerWithheld`] if it is done, and what was there is not told.
+    /// As [`Put::send`]; [`Error::AnswerWithheld`] if it is done, and what was there is withheld.
     pub async fn send(self) -> Result<Exchanged> {
         self.client.context.exchange(&self.key, self.options).await
     }

@@ -83,7 +83,7 @@ impl HyperShell {
         let io = TokioIo::new(Watched::new(self.connect().await?, sent.clone()));
         let (sender, driver) = handshake(io).await.map_err(|error| error.to_string())?;
         tokio::spawn(async move {
-            let _ = driver.await; // its end is told to whoever waits for an answer
+            let _ = driver.await; // whoever waits for an answer sees its end
         });
         Ok(Connection { sender, sent })
     }
@@ -110,7 +110,8 @@ impl HyperShell {
         let (mut parts, ()) = request.into_parts();
         let host = self.base.address.authority.parse().map_err(|_| never("the host is no header".to_owned()))?;
         parts.headers.insert(http::header::HOST, host);
-        parts.uri = call.target.parse().map_err(|_| never("the target is no URI".to_owned()))?;
+        let target = format!("{}{}", self.base.address.path, call.target);
+        parts.uri = target.parse().map_err(|_| never("the target is no URI".to_owned()))?;
         let mut connection = self.check_out().await.map_err(never)?;
         let request = http::Request::from_parts(parts, Payload::new(&call.body, connection.sent.clone()));
         *progress = Some(connection.sent.clone());

@@ -88,7 +88,7 @@ impl Stream for Scan {
 }
 
 impl WatchRequest<'_, Client> {
-    /// Open the feed. Returns when its first message has come: what is written after that is surely seen.
+    /// Open the feed. Returns when its first message has come: what is written after that is sure to be seen.
     ///
     /// # Errors
     /// [`Error::Refused`], for a malformed cursor or a missing grant too; `cannot_connect` and [`Error::NotAnswered`]
@@ -103,15 +103,15 @@ impl WatchRequest<'_, Client> {
 /// The live feed: a [`Stream`] that ends only after an error. Dropping it ends it.
 ///
 /// A lost connection is opened again where it broke: no change is lost and none comes twice, whether the stream was polled
-/// meanwhile or not. An application that wants to go on after its own restart saves [`cursor`](Self::cursor) and passes
-/// it to [`since`](crate::WatchRequest::since).
+/// in the meantime or not. An application that wants to continue after its own restart saves [`cursor`](Self::cursor)
+/// and passes it to [`since`](crate::WatchRequest::since).
 pub struct Watch {
     state: State<Watcher<HyperShell>, Turn>,
     held: Held,
 }
 
 impl Watch {
-    /// Return the cursor behind the last message of which every change was taken. To go on from there repeats nothing
+    /// Return the cursor after the last message of which every change was taken. Continuing from there repeats nothing
     /// that was wholly taken, and misses nothing.
     pub fn cursor(&self) -> Option<&str> {
         self.held.cursor()
@@ -136,7 +136,7 @@ impl Watch {
         }
     }
 
-    /// Return the next whole message: all its changes and the cursor behind them, for who stores both in one
+    /// Return the next whole message: all its changes and the cursor after them, for programs that store both in one
     /// transaction. An atomic batch is never divided. `None`: the watch is over.
     ///
     /// # Errors

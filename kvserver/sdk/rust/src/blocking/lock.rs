@@ -83,7 +83,7 @@ impl Lock {
         self.tenure().fence
     }
 
-    /// Return whether the lock is surely held: by the local clock, counted from the last renewal that succeeded.
+    /// Return whether the lock is certainly held: by the local clock, counted from the last renewal that succeeded.
     pub fn is_held(&self) -> bool {
         self.tenure().is_held(Instant::now())
     }
@@ -92,7 +92,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::LockLost`] if it was not held any more; others as those of
-    /// [`delete`](Client::delete): then it expires by itself.
+    /// [`delete`](Client::delete): then it expires on its own.
     pub fn release(self) -> Result<()> {
         self.give_back()
     }

@@ -310,7 +310,7 @@ impl Client {
         finish(self.context.count(prefix))
     }
 
-    /// Delete many keys, in as many requests as it takes. What is written meanwhile is spared.
+    /// Delete many keys, in as many requests as it takes. What is written in the meantime is spared.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::OutcomeUnknown`]: some may be deleted.
@@ -318,7 +318,7 @@ impl Client {
         finish(self.context.delete_prefix(what))
     }
 
-    /// Do many operations in one request, each for itself. Their results are not raised: see [`OpResult::check`].
+    /// Do many operations in one request, each on its own. Their results are not raised: see [`OpResult::check`].
     ///
     /// # Errors
     /// The batch as a whole is refused, or its outcome is unknown.
@@ -399,7 +399,7 @@ impl Client {
         finish(self.context.status())
     }
 
-    /// Return what the token may do, as the server tells it.
+    /// Return what the token may do, as the server reports it.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -438,7 +438,7 @@ impl Exchange<'_, Client> {
     /// Write.
     ///
     /// # Errors
-    /// As [`Put::send`]; [`Error::AnswerWithheld`] if it is done, and what was there is not told.
+    /// As [`Put::send`]; [`Error::AnswerWithheld`] if it is done, and what was there is withheld.
     pub fn send(self) -> Result<Exchanged> {
         finish(self.client.context.exchange(&self.key, self.options))
     }

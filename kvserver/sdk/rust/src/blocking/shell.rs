@@ -47,7 +47,7 @@ impl<T: Transport> Transport for Watched<T> {
         }
         match self.inner.transmit_output(amount, timeout) {
             Err(ureq::Error::Io(_)) => {
-                // The server may have answered before it closed: go on to read that.
+                // The server may have answered before it closed: read that.
                 self.cut = true;
                 SENT.set(Sent::Cut);
                 Ok(())

@@ -40,7 +40,7 @@ impl Iterator for Scan {
 }
 
 impl WatchRequest<'_, Client> {
-    /// Open the feed. Returns when its first message has come: what is written after that is surely seen.
+    /// Open the feed. Returns when its first message has come: what is written after that is sure to be seen.
     ///
     /// # Errors
     /// [`Error::Refused`](crate::Error), for a malformed cursor or a missing grant too; `cannot_connect` and
@@ -52,10 +52,10 @@ impl WatchRequest<'_, Client> {
     }
 }
 
-/// The live feed: an iterator that ends only after an error, or when it is told to.
+/// The live feed: an iterator that ends only after an error, or when it is stopped.
 ///
 /// A lost connection is opened again where it broke: no change is lost and none comes twice. An application that wants to
-/// go on after its own restart saves [`cursor`](Self::cursor) and passes it to
+/// continue after its own restart saves [`cursor`](Self::cursor) and passes it to
 /// [`since`](crate::WatchRequest::since).
 pub struct Watch {
     watcher: Watcher<UreqShell>,
@@ -63,7 +63,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Return the cursor behind the last message of which every change was taken. To go on from there repeats nothing
+    /// Return the cursor after the last message of which every change was taken. Continuing from there repeats nothing
     /// that was wholly taken, and misses nothing.
     pub fn cursor(&self) -> Option<&str> {
         self.held.cursor()
@@ -91,7 +91,7 @@ impl Watch {
         }
     }
 
-    /// Return the next whole message: all its changes and the cursor behind them, for who stores both in one
+    /// Return the next whole message: all its changes and the cursor after them, for programs that store both in one
     /// transaction. An atomic batch is never divided. `None`: the watch is over.
     ///
     /// # Errors

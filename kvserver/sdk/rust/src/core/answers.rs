@@ -79,7 +79,7 @@ pub(crate) fn exchanged(call: &Call, key: &str, answer: Answer) -> Result<Exchan
     Ok(Exchanged { revision: new, previous: Some(previous) })
 }
 
-/// Return revision and body of a patch or an increment, which a token without `read` is not told.
+/// Return revision and body of a patch or an increment, which a token without `read` does not get.
 pub(crate) fn result(call: &Call, answer: Answer) -> Result<Patched, Error> {
     let revision = revision(call, &answer)?;
     if answer.status == 204 || answer.body.is_empty() {

@@ -181,7 +181,7 @@ impl OpResult {
     /// Return the result, or the error that it is.
     ///
     /// # Errors
-    /// [`Error::Refused`], or [`Error::OutcomeUnknown`] if the shard was lost meanwhile.
+    /// [`Error::Refused`], or [`Error::OutcomeUnknown`] if the shard was lost in the meantime.
     pub fn check(&self) -> Result<&Self, Error> {
         if self.is_ok() {
             return Ok(self);

@@ -16,7 +16,9 @@ pub(crate) enum Kind {
     Read,
     /// The write a second time.
     Write,
-    /// A write on the condition that the key is absent: a second time, if the key was deleted meanwhile.
+    /// Something else than the first time, so that no `Idempotency-Key` makes it safe.
+    Once,
+    /// A write on the condition that the key is absent: a second time, if the key was deleted in the meantime.
     Create,
     /// A write on the condition of a revision: at most one of two can succeed.
     Conditional,
@@ -116,11 +118,14 @@ impl Answer {
 pub(crate) enum Outcome {
     /// A whole answer.
     Answer(Answer),
-    /// No answer, and surely not executed: not all of it was handed to the system.
+    /// No answer, and not executed: not all of it was handed to the system.
     NeverSent(String),
     /// No whole answer, and a server may have executed it.
     Lost(String),
 }
+
+/// The `http` crate takes 65,534 bytes, and the server 8 KiB, which it says itself.
+const LONGEST_URL: usize = 64_000;
 
 /// What a shell adds to each request.
 #[derive(Clone)]
@@ -130,11 +135,19 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    /// Check that `target` makes a URL. Fails for one that is longer than any server takes.
+    pub(crate) fn check(&self, target: &str) -> Result<(), Error> {
+        if self.address.url().len() + target.len() > LONGEST_URL {
+            return Err(Error::bad(codes::URI_TOO_LONG, "the key or the query makes a URL of over 64,000 bytes"));
+        }
+        Ok(())
+    }
+
     /// Return `call` as an HTTP request without its body.
     pub(crate) fn request(&self, call: &Call) -> Result<http::Request<()>, Error> {
         let uri = format!("{}{}", self.address.url(), call.target);
         let request = http::Request::builder().method(call.method.clone()).uri(uri).body(());
-        let mut request = request.map_err(|_| Error::bad(codes::URI_TOO_LONG, "the URL is over 64 KiB"))?;
+        let mut request = request.map_err(|error| Error::bad(codes::BAD_REQUEST, format!("the URL: {error}")))?;
         *request.headers_mut() = self.headers(&call.headers);
         Ok(request)
     }
@@ -148,5 +161,19 @@ impl Base {
             headers.insert(http::header::AUTHORIZATION, authorization.clone());
         }
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_url_makes_a_request() {
+        let base = Base { address: Address::parse("http://h/p").unwrap(), authorization: None };
+        let target = |length: usize| format!("/{}", "a".repeat(length - "http://h/p/".len()));
+        assert!(base.check(&target(LONGEST_URL)).is_ok());
+        assert!(base.request(&Call::read(Method::GET, target(LONGEST_URL))).is_ok());
+        assert_eq!(base.check(&target(LONGEST_URL + 1)).unwrap_err().code(), codes::URI_TOO_LONG);
     }
 }

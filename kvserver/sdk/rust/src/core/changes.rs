@@ -1,9 +1,9 @@
-//! What a watch tells.
+//! What a watch yields.
 
 use crate::core::model::Revision;
 use crate::core::time::Timestamp;
 
-/// Something that a watch tells.
+/// Something that a watch yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
@@ -48,7 +48,7 @@ pub enum Change {
         /// Why: `request`, `prefix`, `expire` or `evict`.
         cause: String,
     },
-    /// A copy begins anew: what is not repeated until `Synced` is gone. Without a snapshot, changes are missing.
+    /// A copy starts over: what is not repeated until `Synced` is gone. Without a snapshot, changes are missing.
     Reset {
         /// Why: `start`, `trimmed`, `epoch` or `bad_cursor`.
         reason: String,
@@ -57,10 +57,10 @@ pub enum Change {
     },
     /// The snapshot is complete.
     Synced {
-        /// Where the changes behind it begin.
+        /// Where the changes after it begin.
         cursor: String,
     },
-    /// Somebody reads, lists or deletes (with `activity`). Best effort.
+    /// A client reads, lists or deletes (with `activity`). Best effort.
     Activity {
         /// What: `read`, `list`, `list_prefix`, `delete`, `delete_prefix`, `delete_all` or `heartbeat`.
         op: String,
@@ -97,6 +97,6 @@ impl Change {
 pub struct Envelope {
     /// The changes, in order; none if the message only moves the cursor.
     pub changes: Vec<Change>,
-    /// Where a watch goes on behind them: its `since`.
+    /// Where a watch continues after them: its `since`.
     pub cursor: String,
 }

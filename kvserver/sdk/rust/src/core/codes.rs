@@ -34,7 +34,7 @@ codes! {
     KEY_TOO_LONG = "key_too_long", 414, "The key has more than 511 bytes.";
     URI_TOO_LONG = "uri_too_long", 414, "The request line is over 8 KiB.";
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "The body's type is not one that the path takes.";
-    RANGE_NOT_SATISFIABLE = "range_not_satisfiable", 416, "The range begins behind the value's end.";
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable", 416, "The range starts after the end of the value.";
     MISDIRECTED = "misdirected", 421, "The server does not answer under this host name.";
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch", 422, "The Idempotency-Key was sent before, with another request.";
     FAILED_DEPENDENCY = "failed_dependency", 424, "Another operation of the atomic batch failed.";
@@ -42,7 +42,7 @@ codes! {
     OVERLOADED = "overloaded", 503, "Too many requests at once.";
     UNAVAILABLE = "unavailable", 503, "The key's shard is not up.";
     FEED_UNAVAILABLE = "feed_unavailable", 503, "No gateway is up.";
-    STALE_INCARNATION = "stale_incarnation", 503, "The shard was restarted meanwhile.";
+    STALE_INCARNATION = "stale_incarnation", 503, "The shard was restarted in the meantime.";
     DEADLINE_PASSED = "deadline_passed", 503, "The shard got to it too late, and left it.";
     OUTCOME_UNKNOWN = "outcome_unknown", 504, "The write was or was not done.";
     INSUFFICIENT_STORAGE = "insufficient_storage", 507, "There is no room.";
@@ -52,7 +52,7 @@ codes! {
 pub const CANNOT_CONNECT: &str = "cannot_connect";
 /// The client's own: a read was not answered.
 pub const NOT_ANSWERED: &str = "not_answered";
-/// The client's own: a write was done, its result is not told.
+/// The client's own: a write was done, its result is withheld.
 pub const ANSWER_WITHHELD: &str = "answer_withheld";
 /// The client's own: a feed cannot be continued without a gap.
 pub const GAP: &str = "gap";

@@ -1,4 +1,4 @@
-//! What may go wrong, in two halves: refused (surely nothing was done) and unknown.
+//! What may go wrong, of two kinds: refused (nothing was done) and unknown.
 
 use crate::core::batch::OpResult;
 use crate::core::calls::Answer;
@@ -30,7 +30,7 @@ impl std::error::Error for ConfigError {}
 /// match client.put("config", "new").if_revision(57).send() {
 ///     Ok(written) => println!("revision {}", written.revision),
 ///     Err(Error::Refused(why)) if why.code() == codes::PRECONDITION_FAILED => {
-///         println!("somebody else was faster: it is at revision {:?}", why.revision());
+///         println!("another write came first: it is at revision {:?}", why.revision());
 ///     }
 ///     Err(Error::OutcomeUnknown(_)) => println!("done or not: read it to know"),
 ///     Err(other) => return Err(other.into()),
@@ -40,7 +40,7 @@ impl std::error::Error for ConfigError {}
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// Surely nothing was done.
+    /// Nothing was done.
     Refused(Box<Refused>),
     /// A write was done, or not.
     OutcomeUnknown(Box<OutcomeUnknown>),
@@ -51,7 +51,7 @@ pub enum Error {
     AnswerWithheld(Revision),
     /// The feed cannot be continued: changes are missing.
     Gap(Box<Gap>),
-    /// A lock expired, or somebody took it away.
+    /// A lock expired, or was taken away.
     LockLost,
 }
 
@@ -87,7 +87,7 @@ impl Error {
         }
     }
 
-    /// Return whether surely nothing was done.
+    /// Return whether nothing was done.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
@@ -292,7 +292,7 @@ impl Gap {
         &self.reason
     }
 
-    /// Return where the feed goes on, behind what is missing.
+    /// Return where the feed continues, after what is missing.
     pub fn cursor(&self) -> &str {
         &self.cursor
     }
@@ -305,7 +305,7 @@ impl Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "changes are missing in the feed ({}); it goes on at {}", self.reason, self.cursor)
+        write!(f, "changes are missing in the feed ({}); it continues at {}", self.reason, self.cursor)
     }
 }
 

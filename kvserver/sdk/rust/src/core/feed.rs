@@ -1,4 +1,4 @@
-//! The feed: what to ask for, bytes in, changes out, where to go on, and when to come back.
+//! The feed: what to ask for, bytes in, changes out, where to continue, and when to come back.
 
 use crate::core::calls::Call;
 use crate::core::changes::{Change, Envelope};
@@ -18,7 +18,7 @@ pub enum OnGap {
     /// End with [`Error::Gap`].
     #[default]
     Raise,
-    /// Tell it by [`Change::Reset`] and go on with the oldest change that is kept.
+    /// Report it as [`Change::Reset`] and continue with the oldest change that is kept.
     Continue,
 }
 
@@ -33,7 +33,7 @@ pub enum Transport {
     WebSocket,
 }
 
-/// What a watch is told.
+/// The options of a watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
     pub(crate) prefixes: Vec<String>,
@@ -72,7 +72,7 @@ impl Default for Wish {
 pub(crate) enum Ending {
     /// Come back after about this time.
     Back(Duration),
-    /// The token was revoked: come back once, to see whether it stands again.
+    /// The token was revoked: come back once, to see whether it is valid again.
     Revoked,
     /// Never.
     Over(Error),
@@ -82,20 +82,24 @@ pub(crate) enum Ending {
 #[derive(Debug)]
 pub(crate) struct Follow {
     wish: Wish,
-    /// Behind the last message that came.
+    /// After the last message that came.
     received: Option<String>,
     /// The last bytes, which are no whole line yet.
     rest: Vec<u8>,
     /// What came and was not taken yet.
     envelopes: VecDeque<Envelope>,
     ending: Option<Ending>,
+    /// Whether a gap told the reset of the snapshot that is to come.
     resets: bool,
+    /// Whether any reset was told, or need not be: it goes on within a snapshot.
+    has_reset: bool,
 }
 
 impl Follow {
     pub(crate) fn new(wish: Wish) -> Self {
         let received = wish.since.clone();
-        Self { wish, received, rest: Vec::new(), envelopes: VecDeque::new(), ending: None, resets: false }
+        let (rest, envelopes, has_reset) = (Vec::new(), VecDeque::new(), received.is_some());
+        Self { wish, received, rest, envelopes, ending: None, resets: false, has_reset }
     }
 
     pub(crate) fn wish(&self) -> &Wish {
@@ -138,10 +142,10 @@ impl Follow {
         any
     }
 
-    /// Read one message. Returns false for what is none: the connection is then of no use.
+    /// Read one message. Returns false for what is none, with which the connection is of no use, and for what follows.
     pub(crate) fn message(&mut self, text: &[u8]) -> bool {
         if self.ending.is_some() {
-            return true;
+            return false;
         }
         match serde_json::from_slice(text) {
             Ok(message) => self.accept(message),
@@ -164,14 +168,20 @@ impl Follow {
             Message::Snapshot { cursor, first, items } => {
                 let mut changes = Vec::with_capacity(items.len() + 1);
                 if first && !std::mem::take(&mut self.resets) {
-                    changes.push(Change::Reset { reason: "start".to_owned(), snapshot: true });
+                    changes.push(self.start());
                 }
                 let values = self.wish.values;
                 changes.extend(items.into_iter().map(|item| put_of(item, values)));
                 self.envelope(changes, cursor);
             }
             Message::SnapshotEnd { cursor } => {
-                self.envelope(vec![Change::Synced { cursor: cursor.clone() }], cursor);
+                let mut changes = Vec::with_capacity(2);
+                if !self.has_reset {
+                    changes.push(self.start()); // no page: there is no key
+                }
+                self.resets = false;
+                changes.push(Change::Synced { cursor: cursor.clone() });
+                self.envelope(changes, cursor);
             }
             Message::Bookmark { cursor } => self.envelope(Vec::new(), cursor),
             Message::Gap { cursor, reason, oldest, snapshot } => {
@@ -181,6 +191,7 @@ impl Follow {
                     return;
                 }
                 self.resets = snapshot;
+                self.has_reset |= snapshot;
                 self.envelope(vec![Change::Reset { reason, snapshot }], cursor);
             }
             Message::Closing { cursor, reason, retry_ms } => {
@@ -200,6 +211,12 @@ impl Follow {
             }
             Message::Newer => {}
         }
+    }
+
+    /// Return the change that begins a snapshot.
+    fn start(&mut self) -> Change {
+        self.has_reset = true;
+        Change::Reset { reason: "start".to_owned(), snapshot: true }
     }
 
     fn envelope(&mut self, changes: Vec<Change>, cursor: String) {
@@ -229,7 +246,7 @@ pub(crate) struct Delays {
 }
 
 impl Delays {
-    /// The stream was fine for long enough to begin anew.
+    /// The stream was fine for long enough to start over.
     pub(crate) const HEALTH: Duration = Duration::from_secs(10);
 
     /// Return the longest delay of the next attempt, of which a random part is waited.
@@ -329,6 +346,25 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_snapshot_resets_too() {
+        let synced = |cursor: &str| Change::Synced { cursor: cursor.to_owned() };
+        let start = Change::Reset { reason: "start".to_owned(), snapshot: true };
+        let changes = |follow: &mut Follow| -> Vec<_> { all(follow).into_iter().flat_map(|it| it.changes).collect() };
+        let mut follow = Follow::new(wish());
+        follow.message(br#"{"type":"snapshot_end","cursor":"e.1"}"#);
+        assert_eq!(changes(&mut follow), [start.clone(), synced("e.1")]);
+        let mut follow = Follow::new(wish());
+        follow.message(br#"{"type":"gap","cursor":"e.5.","reason":"epoch","oldest":"e.4","snapshot":true}"#);
+        follow.message(br#"{"type":"snapshot_end","cursor":"e.5"}"#);
+        follow.message(br#"{"type":"snapshot","cursor":"e.9.k.c","first":true,"items":[]}"#);
+        let epoch = Change::Reset { reason: "epoch".to_owned(), snapshot: true };
+        assert_eq!(changes(&mut follow), [epoch, synced("e.5"), start]);
+        let mut follow = Follow::new(Wish { since: Some("e.1.k.c".to_owned()), ..wish() });
+        follow.message(br#"{"type":"snapshot_end","cursor":"e.1"}"#);
+        assert_eq!(changes(&mut follow), [synced("e.1")], "it went on within a snapshot");
+    }
+
+    #[test]
     fn closing_is_told_after_what_came_before() {
         let mut follow = Follow::new(wish());
         follow.message(br#"{"type":"closing","cursor":"e.5","reason":"stop","retry_ms":1500}"#);
@@ -349,7 +385,7 @@ mod tests {
     #[test]
     fn rubbish_breaks_the_connection() {
         let mut follow = Follow::new(wish());
-        follow.feed(b"<html>\n");
+        assert!(!follow.feed(b"<html>\n</html>\n"), "no message");
         assert!(matches!(follow.take_ending(), Some(Ending::Back(_))));
     }
 

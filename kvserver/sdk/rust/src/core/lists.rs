@@ -1,6 +1,6 @@
-//! What lists and deletes by prefix are told.
+//! The options of lists and prefix deletes.
 
-use crate::core::calls::Call;
+use crate::core::calls::{Call, Kind};
 use crate::core::model::Revision;
 use crate::core::paths::with_query;
 use http::Method;
@@ -28,7 +28,7 @@ impl List {
         Self { prefix: prefix.into(), ..Self::default() }
     }
 
-    /// Begin behind this key.
+    /// Begin after this key.
     #[must_use]
     pub fn after(mut self, key: impl Into<String>) -> Self {
         self.after = Some(key.into());
@@ -63,7 +63,7 @@ impl List {
         self
     }
 
-    /// Fold what follows the next `delimiter` behind the prefix, as folders do.
+    /// Fold what follows the next `delimiter` after the prefix, as folders do.
     #[must_use]
     pub fn delimiter(mut self, delimiter: impl Into<String>) -> Self {
         self.delimiter = Some(delimiter.into());
@@ -97,7 +97,7 @@ impl List {
     }
 }
 
-/// What a delete by prefix is told.
+/// The options of a prefix delete.
 ///
 /// ```
 /// use kvserver_client::DeletePrefix;
@@ -143,7 +143,13 @@ impl DeletePrefix {
         query.extend(limit.map(|limit| ("limit", limit.to_string())));
         query.extend(self.all.then(|| ("all", "true".to_owned())));
         query.extend(cut.map(|cut| ("cut", cut.to_string())));
-        Call::write(Method::DELETE, with_query("/v1/kv", &query), None)
+        let mut call = Call::write(Method::DELETE, with_query("/v1/kv", &query), None);
+        call.kind = match cut {
+            _ if self.dry_run => Kind::Read,
+            None => Kind::Once, // a repeat would delete what was written after the first
+            Some(_) => Kind::Conditional,
+        };
+        call
     }
 }
 
@@ -171,5 +177,13 @@ mod tests {
             "/v1/kv?prefix=a%2F&dry_run=true&limit=3"
         );
         assert_eq!(DeletePrefix::everything().call(None, Some(7)).target, "/v1/kv?prefix=&all=true&cut=7");
+    }
+
+    #[test]
+    fn a_delete_may_be_repeated_with_a_cut_and_as_a_trial() {
+        let what = DeletePrefix::of("a/");
+        assert_eq!(what.call(None, None).kind, Kind::Once);
+        assert_eq!(what.call(None, Some(7)).kind, Kind::Conditional);
+        assert_eq!(what.dry_run().call(None, None).kind, Kind::Read);
     }
 }

@@ -6,7 +6,7 @@ use crate::core::model::Revision;
 use crate::core::time::Timestamp;
 use serde::Deserialize;
 
-/// A message of the feed, as it stands on the line.
+/// A message of the feed, as it is on the wire.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Message {
@@ -58,7 +58,7 @@ pub(crate) enum Message {
     Newer,
 }
 
-/// A change, as it stands in a message.
+/// A change, as it is in a message.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Event {
     op: String,

@@ -92,7 +92,7 @@ pub struct Written {
 pub struct Exchanged {
     /// The key's new revision.
     pub revision: Revision,
-    /// What was there before. Its `expires` and `modified` are not told.
+    /// What was there before. Its `expires` and `modified` are unknown.
     pub previous: Option<Entry>,
 }
 
@@ -146,7 +146,7 @@ pub struct Page {
     pub prefixes: Vec<String>,
     /// Where the next page begins; `None`: this is the last.
     pub next: Option<String>,
-    /// Where a watch goes on so that nothing is missed: its `since`.
+    /// Where a watch continues so that nothing is missed: its `since`.
     pub cursor: String,
 }
 

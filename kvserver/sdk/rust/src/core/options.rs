@@ -1,4 +1,4 @@
-//! What a client is told: where the server is, the token, how long to wait.
+//! The options of a client: where the server is, the token, how long to wait.
 
 use crate::core::errors::ConfigError;
 use std::time::Duration;
@@ -17,6 +17,8 @@ impl Default for Options {
     }
 }
 
+const LONGEST_PATH: usize = 1_000;
+
 /// Where the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -24,29 +26,40 @@ pub(crate) struct Address {
     pub(crate) tls: bool,
     /// Host, or address in brackets, with the port if it is not the scheme's.
     pub(crate) authority: String,
+    /// What stands before every path of the server's, behind a proxy; without a slash at its end.
+    pub(crate) path: String,
 }
 
 impl Address {
-    /// Read a URL: `https://kv.example`, `http://[::1]:8080/`, `localhost:9120` (then `http`).
+    /// Read a URL: `https://kv.example/below`, `http://[::1]:8080/`, `localhost:9120` (then `http`).
     pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
-        let wrong =
-            |why: &str| Err(ConfigError(format!("{why}: {:?} (a URL is http://host:port)", without_secret(url))));
+        let wrong = |why: &str| {
+            Err(ConfigError(format!(
+                "{why}: {:?} (a URL is http://host:port or http://host:port/path)",
+                without_secret(url)
+            )))
+        };
         let (tls, rest) = match url.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
             Some(_) => return wrong("the scheme is neither http nor https"),
             None => (false, url),
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains('@') {
+        if rest.contains('@') {
             return wrong("a URL holds no user and no password; give the token apart");
         }
-        if authority.contains(['/', '?', '#']) {
-            return wrong("a URL ends behind the port");
+        if rest.contains(['?', '#']) {
+            return wrong("a server's URL has no query and no fragment");
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = path.trim_end_matches('/');
+        let is_path = |path: &str| path.is_ascii() && path.parse::<http::uri::PathAndQuery>().is_ok();
+        if !path.is_empty() && (path.len() > LONGEST_PATH || !is_path(path)) {
+            return wrong("the path is not one of at most 1,000 bytes, with other characters as %XX");
         }
         match authority.parse::<http::uri::Authority>() {
             Ok(parsed) if !parsed.host().is_empty() && parsed.port_u16().is_some() == has_port(authority) => {
-                Ok(Self { tls, authority: authority.to_owned() })
+                Ok(Self { tls, authority: authority.to_owned(), path: path.to_owned() })
             }
             _ => wrong("no host and port"),
         }
@@ -54,7 +67,7 @@ impl Address {
 
     /// Return the URL, without a slash at the end.
     pub(crate) fn url(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority)
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority, self.path)
     }
 
     /// Return host (without brackets) and port.
@@ -111,7 +124,8 @@ fn variable(name: &str) -> Option<String> {
 /// Defines the setters that the builders of both clients have.
 macro_rules! client_setters {
     () => {
-        /// Set the server's URL. Default: the variable `KVSERVER_URL`, else `http://localhost:8080`.
+        /// Set the server's URL, with the path below which a proxy shows the server, if there is one. Default: the
+        /// variable `KVSERVER_URL`, else `http://localhost:8080`.
         #[must_use]
         pub fn url(mut self, url: impl Into<String>) -> Self {
             self.settings.url = Some(url.into());
@@ -176,7 +190,13 @@ mod tests {
         assert_eq!(read("localhost:9120").unwrap(), "http://localhost:9120");
         assert_eq!(read("http://kv.example/").unwrap(), "http://kv.example");
         assert_eq!(read("HTTPS://[::1]:8443").unwrap(), "https://[::1]:8443");
-        for bad in ["", "ftp://x", "http://", "http://x/y", "http://x?y", "http://x:", "http://x:port", "http://a b"] {
+        assert_eq!(read("kv.example:80/a/b%20c/").unwrap(), "http://kv.example:80/a/b%20c");
+        let longest = format!("http://x/{}", "a".repeat(LONGEST_PATH - 1));
+        assert_eq!(read(&longest).unwrap(), longest);
+        let too_long = format!("{longest}a");
+        let wrong = ["http://x?y", "http://x/?y", "http://x/y#z", "http://x/a b", "http://x/\u{e9}", &too_long];
+        let wrong = wrong.into_iter().chain(["", "ftp://x", "http://", "http:///y", "http://x:", "http://x:port"]);
+        for bad in wrong.chain(["http://a b", "http://x:99999"]) {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
@@ -185,5 +205,6 @@ mod tests {
     fn a_secret_in_a_url_is_refused_and_not_repeated() {
         let error = Address::parse("http://ann:secret@x").unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+        assert!(Address::parse("http://ann:12/secret@x").is_err());
     }
 }

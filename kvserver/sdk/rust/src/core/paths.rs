@@ -1,9 +1,9 @@
 //! Keys as paths of URLs, and parameters as queries.
 
-/// Bytes of a path that stay as they are, beside letters and digits.
+/// Bytes of a path that stay as they are, besides letters and digits.
 const PATH_SAFE: &[u8] = b"-._~!$&'()*+,;=:@";
 
-/// Return the path of `key`: `/v1/kv/…`. A slash beside an empty, `.` or `..` segment is sent as `%2F`, so that no
+/// Return the path of `key`: `/v1/kv/…`. A slash next to an empty, `.` or `..` segment is sent as `%2F`, so that no
 /// proxy takes the segment away.
 pub(crate) fn key_path(key: &str) -> String {
     let dropped = |segment: &str| matches!(segment, "" | "." | "..");

@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     Again { least: Duration, jitter: Duration },
     /// It failed.
     Fail(Error),
-    /// It failed, and what the key holds now tells more.
+    /// It failed, and the key's current value says more.
     Look(Box<OutcomeUnknown>),
 }
 
@@ -93,6 +93,7 @@ impl Repeats {
         let repeatable = match call.kind {
             Kind::Read | Kind::Conditional => true,
             Kind::Write | Kind::Create => options.idempotency,
+            Kind::Once => false,
         };
         self.maybe_done |= call.kind != Kind::Read;
         if repeatable && !left.is_zero() {
@@ -236,6 +237,18 @@ mod tests {
             assert!(matches!(judge(Kind::Conditional, outcome(), false), Verdict::Again { .. }));
             assert!(matches!(judge(Kind::Write, outcome(), false), Verdict::Fail(Error::OutcomeUnknown(_))));
             assert!(matches!(judge(Kind::Create, outcome(), false), Verdict::Look(_)));
+        }
+    }
+
+    #[test]
+    fn what_would_do_something_else_is_repeated_only_if_it_did_nothing() {
+        for idempotency in [true, false] {
+            let verdict = judge(Kind::Once, lost(), idempotency);
+            assert!(matches!(verdict, Verdict::Fail(Error::OutcomeUnknown(_))), "{verdict:?}");
+            let busy = answer(503, Some("overloaded"), &[]);
+            assert!(matches!(judge(Kind::Once, busy, idempotency), Verdict::Again { .. }));
+            let never = Outcome::NeverSent("refused".to_owned());
+            assert!(matches!(judge(Kind::Once, never, idempotency), Verdict::Again { .. }));
         }
     }
 

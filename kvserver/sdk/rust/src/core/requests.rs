@@ -31,7 +31,7 @@ macro_rules! put_setters {
         }
 
         /// Write only if the key has this revision; 0: only if there is no such key. Otherwise it fails with the code
-        /// `precondition_failed`, and the error tells the key's revision.
+        /// `precondition_failed`, and the error has the key's revision.
         pub fn if_revision(mut self, revision: Revision) -> Self {
             self.options.if_revision = Some(revision);
             self
@@ -137,7 +137,7 @@ impl<'c, C> WatchRequest<'c, C> {
         self
     }
 
-    /// Begin behind this cursor: of an earlier watch, or of a list.
+    /// Begin after this cursor: of an earlier watch, or of a list.
     pub fn since(mut self, cursor: impl Into<String>) -> Self {
         self.wish.since = Some(cursor.into());
         self
@@ -162,7 +162,7 @@ impl<'c, C> WatchRequest<'c, C> {
         self
     }
 
-    /// Skip what was overwritten meanwhile, when behind.
+    /// Skip what was overwritten in the meantime, when behind.
     pub fn conflate(mut self) -> Self {
         self.wish.conflate = true;
         self

@@ -49,7 +49,7 @@ pub(crate) fn random_part(longest: Duration) -> Duration {
     longest.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
 }
 
-/// What a put is told.
+/// The options of a put.
 #[derive(Debug, Clone)]
 pub(crate) struct PutOptions {
     pub(crate) value: Value,
@@ -119,6 +119,7 @@ fn expiry_query(expiry: Expiry) -> Option<(&'static str, String)> {
 impl<S: Shell> Context<S> {
     /// Send `call` until it succeeds or fails for good.
     pub(crate) async fn run(&self, call: &Call) -> Result<Answer, Error> {
+        self.shell.base().check(&call.target)?;
         let mut call = call.clone();
         if call.kind != crate::core::calls::Kind::Read && self.options.idempotency {
             call = call.with("idempotency-key", &random_name())?;
@@ -308,11 +309,12 @@ impl<S: Shell> Context<S> {
         Ok(answers::json::<RawCount>(&call, &answer)?.count)
     }
 
-    /// Delete in as many requests as it takes. Repeats with the cut are safe: they spare what is newer.
+    /// Delete in as many requests as it takes. Only repeats with the cut are safe: they spare what is newer.
     pub(crate) async fn delete_prefix(&self, what: &DeletePrefix) -> Result<Deleted, Error> {
         let (mut count, mut cut, mut failed_at) = (0, None, None);
         loop {
-            let call = what.call(what.limit.map(|limit| limit - count), cut).accepts(&[504]);
+            let call = what.call(what.limit.map(|limit| limit - count), cut);
+            let call = call.accepts(if what.dry_run { &[] } else { &[504] });
             let answer = self.run(&call).await?;
             let raw: RawDeleted = answers::json(&call, &answer)?;
             count += raw.deleted;

@@ -1,4 +1,4 @@
-//! How long a lock is surely held, by a clock of this machine.
+//! How long a lock is certainly held, by a clock of this machine.
 
 use crate::core::codes;
 use crate::core::errors::Error;
@@ -23,12 +23,12 @@ impl Tenure {
         Self { ttl, fence, revision: fence, sent, lost: false }
     }
 
-    /// Return whether the lock is surely held at `now`.
+    /// Return whether the lock is certainly held at `now`.
     pub(crate) fn is_held(&self, now: Instant) -> bool {
         !self.lost && now.saturating_duration_since(self.sent) < self.ttl.mul_f64(0.9)
     }
 
-    /// Return how long it is surely held from `now` on.
+    /// Return how long it is certainly held from `now` on.
     pub(crate) fn left(&self, now: Instant) -> Duration {
         self.ttl.mul_f64(0.9).saturating_sub(now.saturating_duration_since(self.sent))
     }

@@ -99,7 +99,7 @@ impl From<SystemTime> for Expiry {
     }
 }
 
-/// Return a time to live as the server reads it: seconds with at most three digits behind the point. Parts of a
+/// Return a time to live as the server reads it: seconds with at most three digits after the point. Parts of a
 /// millisecond are rounded up, so that no positive time becomes zero.
 pub(crate) fn ttl_text(ttl: Duration) -> String {
     let millis = ttl.as_nanos().div_ceil(1_000_000);

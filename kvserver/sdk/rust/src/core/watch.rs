@@ -33,7 +33,7 @@ pub(crate) enum Turn {
     Failed(Error),
     /// Nothing came in time.
     TimedOut,
-    /// It was told to stop, or failed before.
+    /// It was stopped, or failed before.
     Stopped,
 }
 
@@ -52,6 +52,10 @@ pub(crate) struct Watcher<S: Shell> {
     opened: Instant,
     /// When the last message came, or the watch began.
     heard: Instant,
+    /// The time since then that somebody waited for a message.
+    waited: Duration,
+    /// When that was counted last.
+    counted: Instant,
     /// Whether a message came.
     begun: bool,
     revoked: bool,
@@ -70,6 +74,8 @@ impl<S: Shell> Watcher<S> {
             delays: Delays::default(),
             opened: now,
             heard: now,
+            waited: Duration::ZERO,
+            counted: now,
             begun: false,
             revoked: false,
             over: false,
@@ -84,7 +90,7 @@ impl<S: Shell> Watcher<S> {
         self.stop.clone()
     }
 
-    /// Open the feed and return its first message: what is written after that is surely seen.
+    /// Open the feed and return its first message: what is written after that is sure to be seen.
     pub(crate) async fn first(&mut self) -> Result<Held, Error> {
         let mut held = Held::new(self.follow.wish().since.clone());
         match self.next(None).await {
@@ -97,6 +103,13 @@ impl<S: Shell> Watcher<S> {
 
     /// Return the next message, waiting until `deadline` at most.
     pub(crate) async fn next(&mut self, deadline: Option<Instant>) -> Turn {
+        self.counted = Instant::now();
+        let turn = self.next_turn(deadline).await;
+        self.count_wait();
+        turn
+    }
+
+    async fn next_turn(&mut self, deadline: Option<Instant>) -> Turn {
         loop {
             if self.over || self.stop.load(Ordering::Relaxed) {
                 self.line = None;
@@ -138,17 +151,21 @@ impl<S: Shell> Watcher<S> {
     }
 
     async fn open(&mut self) -> Result<(), Error> {
-        let timeout = self.context.options.timeout;
+        let timeout = match self.follow.wish().patience {
+            None => self.context.options.timeout,
+            Some(_) => self.left(self.context.options.timeout).max(Duration::from_millis(1)),
+        };
         self.follow.reopened();
+        let call = self.follow.call();
+        self.context.shell.base().check(&call.target)?;
         let opened = match self.follow.wish().transport {
-            Transport::Lines => match self.context.shell.open(&self.follow.call(), timeout).await {
+            Transport::Lines => match self.context.shell.open(&call, timeout).await {
                 Opened::Stream(stream) => Ok(Line::Lines(stream)),
                 Opened::Not(outcome) => Err(Box::new(outcome)),
             },
             #[cfg(feature = "ws")]
             Transport::WebSocket => {
-                let target = self.follow.call().target;
-                let connected = crate::core::websocket::connect(&*self.context.shell, &target, timeout).await;
+                let connected = crate::core::websocket::connect(&*self.context.shell, &call.target, timeout).await;
                 connected.map(|(stream, session)| Line::Frames(stream, Box::new(session)))
             }
         };
@@ -192,16 +209,29 @@ impl<S: Shell> Watcher<S> {
         self.wait(not_answered(why), Duration::ZERO).await
     }
 
-    /// Wait before the feed is opened again; fails with `error` if patience is used up.
-    async fn wait(&mut self, error: Error, least: Duration) -> Result<(), Error> {
+    fn count_wait(&mut self) {
+        let now = Instant::now();
+        self.waited += now - self.counted;
+        self.counted = now;
+    }
+
+    /// Return how much of `longest` patience leaves; zero: it is used up. Who reads slowly does not wait meanwhile.
+    fn left(&mut self, longest: Duration) -> Duration {
+        self.count_wait();
         let patience = match self.follow.wish().patience {
             None if !self.begun => Some(self.context.options.patience),
             patience => patience,
         };
-        if patience.is_some_and(|patience| self.heard.elapsed() >= patience) {
+        patience.map_or(longest, |patience| patience.saturating_sub(self.waited).min(longest))
+    }
+
+    /// Wait before the feed is opened again; fails with `error` if patience is used up.
+    async fn wait(&mut self, error: Error, least: Duration) -> Result<(), Error> {
+        let left = self.left(Duration::MAX);
+        if left.is_zero() {
             return Err(error);
         }
-        let time = random_part(self.delays.next()).max(least);
+        let time = random_part(self.delays.next()).max(least).min(left);
         self.tell(WatchState::Waiting(error.to_string(), time));
         let until = Instant::now() + time;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -213,9 +243,25 @@ impl<S: Shell> Watcher<S> {
         Ok(())
     }
 
+    /// Whether it is to fail if no message comes.
+    fn is_limited(&self) -> bool {
+        !self.begun || self.follow.wish().patience.is_some()
+    }
+
+    /// Return how long the open stream may still bring no message, the `last` of which came then.
+    fn left_of_silence(&mut self, last: Instant) -> Duration {
+        let left = |longest: Duration| longest.saturating_sub(last.elapsed());
+        let options = self.context.options;
+        match self.follow.wish().patience {
+            Some(_) => self.left(left(SILENCE)),
+            None if self.begun => left(SILENCE),
+            None => left(SILENCE.min(options.patience.max(options.timeout))),
+        }
+    }
+
     async fn read(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         let last = self.heard.max(self.opened);
-        let left = SILENCE.saturating_sub(last.elapsed());
+        let left = self.left_of_silence(last);
         let wanted = deadline.map_or(left, |deadline| deadline.saturating_duration_since(Instant::now()).min(left));
         let wait = wanted.min(S::SLICE).max(Duration::from_millis(1));
         let chunk = match &mut self.line {
@@ -228,11 +274,13 @@ impl<S: Shell> Watcher<S> {
             Chunk::Bytes(bytes) => {
                 if self.follow.feed(&bytes) {
                     self.message_came();
+                } else if self.is_limited() && self.left_of_silence(last).is_zero() {
+                    return self.broken(no_message(last)).await;
                 }
                 Ok(())
             }
-            Chunk::Silence if last.elapsed() < SILENCE => Ok(()),
-            Chunk::Silence => self.broken(format!("nothing came for {SILENCE:?}")).await,
+            Chunk::Silence if !self.left_of_silence(last).is_zero() => Ok(()),
+            Chunk::Silence => self.broken(no_message(last)).await,
             Chunk::End(why) => self.broken(why).await,
         }
     }
@@ -247,11 +295,12 @@ impl<S: Shell> Watcher<S> {
             self.revoked = false;
         }
         self.heard = now;
+        (self.waited, self.counted) = (Duration::ZERO, now);
         self.begun = true;
     }
 }
 
-/// The changes of the message that is being taken, and the cursor behind what was taken.
+/// The changes of the message that is being taken, and the cursor after what was taken.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     current: VecDeque<Change>,
@@ -275,7 +324,7 @@ impl Held {
         }
     }
 
-    /// Return the cursor behind the last message of which every change was taken.
+    /// Return the cursor after the last message of which every change was taken.
     pub(crate) fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
@@ -295,6 +344,10 @@ impl Held {
         self.cursor = Some(cursor.clone());
         Some(Envelope { changes: std::mem::take(&mut self.current).into(), cursor })
     }
+}
+
+fn no_message(last: Instant) -> String {
+    format!("no message came for {:.1} s", last.elapsed().as_secs_f64())
 }
 
 fn not_answered(detail: impl Into<String>) -> Error {

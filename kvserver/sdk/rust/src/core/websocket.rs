@@ -3,6 +3,7 @@
 use crate::core::calls::{Answer, Outcome};
 use crate::core::codes;
 use crate::core::errors::Refused;
+use crate::core::options::Address;
 use crate::core::shell::{Chunk, Shell};
 use http::HeaderMap;
 use std::io::{self, Read, Write};
@@ -56,6 +57,10 @@ impl Write for Pipe {
     }
 }
 
+/// The bytes of the largest message: an atomic batch of 48 MiB, whose text grows when it is escaped. tungstenite makes
+/// room for as many as the head of a frame says.
+const LARGEST: usize = 256 << 20;
+
 /// A message, or the want of one.
 pub(crate) enum Received {
     /// A message, as text or not.
@@ -84,13 +89,13 @@ pub(crate) async fn connect<S: Shell>(
     let base = shell.base();
     let never = |error: Error| Box::new(Outcome::NeverSent(error.to_string()));
     let lost = |why: String| Box::new(Outcome::Lost(why));
-    let uri = format!("{}://{}{target}", if base.address.tls { "wss" } else { "ws" }, base.address.authority);
+    let Address { tls, authority, path } = &base.address;
+    let uri = format!("{}://{authority}{path}{target}", if *tls { "wss" } else { "ws" });
     let mut request = uri.into_client_request().map_err(never)?;
     request.headers_mut().extend(base.headers(&HeaderMap::new()));
     let mut stream = shell.dial(timeout).await.map_err(|why| Box::new(Outcome::NeverSent(why)))?;
     let pipe = Pipe::default();
-    // One message may hold an atomic batch of 48 MiB, or a value in base64.
-    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
     let mut state = ClientHandshake::start(pipe.clone(), request, Some(config)).map_err(never)?.handshake();
     loop {
         send_output(shell, &pipe, &mut stream).await.map_err(lost)?;
@@ -134,6 +139,7 @@ impl Session {
     /// Return the next message, waiting `wait` at most.
     pub(crate) async fn next<S: Shell>(&mut self, shell: &S, stream: &mut S::Stream, wait: Duration) -> Received {
         let until = Instant::now() + wait;
+        let mut has_read = false;
         loop {
             let read = self.socket.read();
             let _ = self.socket.flush(); // a pong; into memory, where it cannot fail
@@ -148,7 +154,12 @@ impl Session {
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Received::End(error.to_string()),
             }
-            match shell.read(stream, until.saturating_duration_since(Instant::now())).await {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() && has_read {
+                return Received::Silence; // pings may come without end
+            }
+            has_read = true;
+            match shell.read(stream, left).await {
                 Chunk::Bytes(bytes) => {
                     self.pipe.with(|buffers| buffers.input.extend_from_slice(&bytes));
                     self.heard = Instant::now();

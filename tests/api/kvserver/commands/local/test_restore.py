@@ -285,7 +285,7 @@ def test_a_server_that_does_not_end_is_not_waited_for_for_ever(tmp_path: Path, k
         assert server.stdin is not None
         server.stdin.close()
     assert (done.status, done.out) == (1, "")
-    assert f"the server (pid {server.pid}) was told to stop, but has not ended within 0.2 s" in done.error
+    assert f"the server (pid {server.pid}) was asked to stop, but has not ended within 0.2 s" in done.error
     assert "closing the log" in done.error, "what it is at"
 
 

@@ -152,7 +152,7 @@ def test_a_walk_ends_when_its_client_has_gone(serve: Callable[[Any, gsocket.sock
 
 def test_a_long_walk_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bookmark comes in the middle of it, with a cursor that has moved on."""
-    monkeypatch.setattr(clients, "SILENCE_S", -1.0)
+    monkeypatch.setattr(clients, "BOOKMARK_AFTER_S", -1.0)
     follower = FakeFollower()
     here, there = gsocket.socketpair()
     session = StreamFeed(follower, SendBudget(), QUERY, EVERYTHING, b"", sse=True)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from gevent import socket as gsocket
 
 from kvserver.gateway.transport.handover import HandoverListener
-from kvserver.web.handoff import ACCEPTED, VERSION
+from kvserver.web.handover import ACCEPTED, VERSION
 from tests.api.kvserver.gateway.transport.pairs import until
 
 MESSAGE = msgspec.msgpack.encode((VERSION, "[fd00::1]:7", b"head", b"rest"))

@@ -51,5 +51,5 @@ def test_what_is_not_allowed(guarded: Server, tokens: dict[str, str], tmp_path: 
 
 def test_what_is_done_but_not_told(guarded: Server, tokens: dict[str, str]) -> None:
     done = run(guarded, "incr", "secret", KVSERVER_TOKEN=tokens["writer"])
-    assert (done.returncode, done.stdout) == (0, b"") and b"Done, but the result is not told" in done.stderr
+    assert (done.returncode, done.stdout) == (0, b"") and b"Done, but the result is withheld" in done.stderr
     assert succeed(guarded, "get", "secret", KVSERVER_TOKEN=tokens["reader"]) == b"1"

@@ -138,7 +138,7 @@ def test_a_command_for_each_change(server: Server, tmp_path: Path) -> None:
     assert file.read_text() == kept  # the change will come again
     assert "sh ended with status 1" in fail(server, 1, *words)
     assert log.read_text().count("put bad  1\n") == 2
-    assert "cannot go on" in fail(server, 1, "watch", "--since", kept.strip(), "--exec", str(tmp_path / "none"))
+    assert "cannot continue" in fail(server, 1, "watch", "--since", kept.strip(), "--exec", str(tmp_path / "none"))
 
 
 def test_a_gap_is_said_and_it_goes_on(server: Server) -> None:
@@ -157,13 +157,13 @@ def test_a_gap_is_said_and_it_goes_on(server: Server) -> None:
         (("watch", "--since", "x.1", "--cursor-file", "f"), 2, "not both"),
         (("watch", "--since", "nonsense"), 2, "cursor"),
         (("watch", "--ops", "got"), 2, "ops"),
-        (("watch", "--exec"), 2, "wants a command"),
+        (("watch", "--exec"), 2, "needs a command"),
         (("watch", *(f"p{number}" for number in range(65))), 2, "at most 64"),
         (("watch", "--url", "localhost:1", "--patience", "0"), 6, "cannot be reached"),
         (("wait", "k", "--exists", "--absent"), 2, "give one of"),
-        (("wait", "k", "--within", "soon"), 2, "is no duration"),
+        (("wait", "k", "--within", "soon"), 2, "is not a duration"),
         (("lock", "k"), 2, "no command to run"),
-        (("lock", "k", "--"), 2, "wants a command"),
+        (("lock", "k", "--"), 2, "needs a command"),
         (("lock", "k", "--ttl", "0", "--", "true"), 2, "above 0"),
         (("lock", "k", "--", "/nothing/here"), 127, "cannot be run"),
         (("lock", "k", "--", "/etc/passwd"), 126, "cannot be run"),

@@ -183,7 +183,7 @@ def test_two_at_once_a_stop_that_gives_memory_back_and_a_restore(new_server: New
     succeed(server, "stop")
     server.stop()  # which has happened
     assert list(server.map_dir.glob("shard-*")), "the next start is instant"
-    assert "of maps were given back" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
+    assert "of maps were freed" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
     assert not list(server.map_dir.glob("shard-*"))
     shutil.rmtree(server.data_dir)
     succeed(server, "restore", tmp_path / "b1", run_dir=False)

@@ -54,7 +54,7 @@ def test_a_client_library_is_written(language: str, tmp_path: Path) -> None:
     assert shipped <= {f"{language}/{path.relative_to(target)}" for path in written}
     assert all(path.read_bytes() == (HOME / language / path.relative_to(target)).read_bytes() for path in written)
     assert not any("tests" in path.relative_to(target).parts for path in written)
-    assert "is there already" in fail(None, 1, "sdk", language, "-o", str(target))
+    assert "already exists" in fail(None, 1, "sdk", language, "-o", str(target))
     written[0].write_text("old")
     succeed_alone("sdk", language, "-o", str(target), "--force")
     assert written[0].read_text() != "old"

@@ -199,6 +199,12 @@ def test_an_answer_that_is_no_kvserver_s_is_not_asked_for_again() -> None:
         assert type(run.error) is OutcomeUnknown and len(run.attempts) == 1
 
 
+def test_a_redirect_says_where_to() -> None:
+    error = Run(READ, KEYED, [Answer(307, {"location": "https://a/v1/kv/k"}, b"")]).error
+    assert type(error) is NotAnswered
+    assert error.detail == "a redirect (307) to https://a/v1/kv/k: give the client that URL"
+
+
 def test_what_was_done_is_not_asked_for_again() -> None:
     run = Run(single.incr("", "k"), KEYED, [LOST, DONE])
     assert type(run.error) is AnswerWithheld and run.error.revision == 57

@@ -120,3 +120,37 @@ def test_what_is_refused_before_it_is_sent() -> None:
     for mistyped in (lambda: single.incr("", "k", 1.5), lambda: single.put("", "k", V, "5")):  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             mistyped()
+
+
+@pytest.mark.parametrize("body", [b"5" * 5000, b"5" * 20, "²".encode("latin-1"), b"-", b" 5"])
+def test_an_answer_that_is_no_integer_of_64_bits(body: bytes) -> None:
+    with pytest.raises(ForeignAnswer):
+        single.incr("", "k").read(answer(200, body, kv_revision="5"))
+
+
+def test_the_longest_integer_of_64_bits() -> None:
+    assert single.incr("", "k").read(answer(200, b"-9223372036854775808", kv_revision="5")) == -(2**63)
+
+
+def test_a_range_that_ends_before_it_starts() -> None:
+    assert sent(single.get("", "k", (5, 5)))[2] == {"Range": "bytes=5-5"}
+    with pytest.raises(BadRequest, match=r"\(5, 2\)"):
+        single.get("", "k", (5, 2))
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    for text in ("\ud800", "ok \udfff"):
+        with pytest.raises(BadRequest, match="UTF-8"):
+            Content.of(text, UNSET, None, None, None)
+        with pytest.raises(BadRequest, match="UTF-8"):
+            Content.of(UNSET, {"a": text}, None, None, None)
+        with pytest.raises(BadRequest, match="UTF-8"):
+            single.patch("", "k", {"a": text})
+
+
+def test_why_an_answer_is_withheld() -> None:
+    read = single.incr("", "k").read
+    with pytest.raises(AnswerWithheld, match="the token may not read"):
+        read(answer(204, kv_revision="5"))
+    with pytest.raises(AnswerWithheld, match="answer was lost"):
+        read(answer(204, kv_revision="5", idempotency_replayed="true"))

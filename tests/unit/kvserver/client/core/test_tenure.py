@@ -298,3 +298,16 @@ def test_a_creation_of_unknown_outcome_is_found_and_renewed() -> None:
 def test_a_time_to_live_is_above_zero(ttl: float) -> None:
     with pytest.raises(BadRequest):
         checked_ttl(ttl)
+
+
+def test_how_it_was_lost(held: tuple[Store, Tenure]) -> None:
+    store, tenure = held
+    store.value = None
+    assert run(tenure, tenure.renew(), store) is False
+    assert tenure.lost and not tenure.expired
+
+
+def test_that_it_was_not_renewed_in_time(held: tuple[Store, Tenure]) -> None:
+    store, tenure = held
+    store.now += TTL
+    assert tenure.lost and tenure.expired

@@ -26,11 +26,23 @@ def test_urls(url: str, found: str) -> None:
 def test_the_environment_says_it_otherwise() -> None:
     assert find_address(None, {"KVSERVER_URL": "a:1"}).url == "http://a:1"
     assert find_address("b:2", {"KVSERVER_URL": "a:1"}).url == "http://b:2"
-    assert find_address(None, {}).url == find_address("", {}).url == "http://localhost:8080"
+    assert find_address(None, {}).url == find_address(None, {"KVSERVER_URL": ""}).url == "http://localhost:8080"
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://a", "http://", "http://u:p@a", "http://u@a", "http://a?x=y", "http://a#b", "http://a:b", "http://[a"]
+    "url",
+    [
+        "",
+        " ",
+        "ftp://a",
+        "http://",
+        "http://u:p@a",
+        "http://u@a",
+        "http://a?x=y",
+        "http://a#b",
+        "http://a:b",
+        "http://[a",
+    ],
 )
 def test_what_is_no_url_of_a_server(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):

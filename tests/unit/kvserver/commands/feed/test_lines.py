@@ -51,7 +51,7 @@ def put(value: bytes | None = b'{"on":true}', key: str = "flags/beta", **more: o
         (
             Reset("epoch", False),
             "11:40:00.130  — GAP epoch: changes are missing that the server does not keep any more; "
-            "it goes on with what is kept —",
+            "the feed continues with the changes that are kept —",
         ),
     ],
 )

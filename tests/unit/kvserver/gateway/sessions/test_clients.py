@@ -50,7 +50,7 @@ def test_a_silent_client_gets_a_bookmark(clock: Clock) -> None:
     follower: Any = FakeFollower()
     feed = new_stream(follower)
     assert feed.next_bytes() is not None
-    clock.now += clients.SILENCE_S
+    clock.now += clients.BOOKMARK_AFTER_S
     feed.each_second()
     assert feed.next_bytes() is None
     clock.now += 0.1

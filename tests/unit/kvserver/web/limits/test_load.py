@@ -19,10 +19,10 @@ def test_requests_of_all_living_workers_count() -> None:
     load, counts = make_load(words, (OTHER,), spare=0)
     words[OTHER.base + IN_FLIGHT] = MOST_IN_FLIGHT - 1
     load.check_in_flight(())
-    assert load.accepts_fast_path
+    assert load.accepts_hot_path
     load.begin_request(())
     assert words[IN_FLIGHT] == 1 == load.in_flight
-    assert not load.accepts_fast_path
+    assert not load.accepts_hot_path
     with pytest.raises(Overloaded, match="1024 requests are in flight"):
         load.check_in_flight(())
     assert counts.overloads == 1
@@ -77,7 +77,7 @@ def test_answers_are_limited_for_the_worker_and_for_each_address() -> None:
     load.owe_bytes(None, MOST_BYTES - MOST_OWED_BYTES)
     with pytest.raises(Overloaded, match="too many answers"):
         load.check_answer_budget(None)
-    assert counts.overloads == 2 and not load.accepts_fast_path
+    assert counts.overloads == 2 and not load.accepts_hot_path
     load.owe_bytes(quota, -MOST_OWED_BYTES)
     load.check_answer_budget(quota)
 
@@ -99,7 +99,7 @@ def test_bytes_of_requests_are_limited_for_the_worker_and_for_each_address() -> 
     assert counts.overloads == 3
 
 
-def test_a_stopping_worker_has_no_fast_path() -> None:
+def test_a_stopping_worker_has_no_hot_path() -> None:
     load, _ = make_load()
     load.stopping = True
-    assert not load.accepts_fast_path
+    assert not load.accepts_hot_path

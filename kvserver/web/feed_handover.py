@@ -1,4 +1,4 @@
-"""When a feed connection is handed over, and what its client gets without a gateway. See `handoff` for the way."""
+"""When a feed connection is handed over, and what its client gets without a gateway. See `handover` for the way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from kvserver.http import handshake
 from kvserver.http.responses import Headers
 from kvserver.http.scope import ROUTE
-from kvserver.web import handoff
+from kvserver.web import handover
 from kvserver.web.eager import run_eagerly
 from kvserver.web.exchange import Exchange
 from kvserver.web.parsing.request import IncomingRequest, RequestHead
@@ -21,12 +21,12 @@ _EVENTS_LATER: Final[Headers] = [
 """Headers of the answer to EventSource without a gateway."""
 
 
-def begin_handoff(
+def begin_handover(
     connection: ConnectionPort, request: IncomingRequest, message: RequestHead, arrived: bytearray
 ) -> None:
-    """Begin to give the connection to a gateway, with `request`, which asks for a feed, and all bytes behind its head.
+    """Begin to give the connection to a gateway, with `request`, which asks for a feed, and all bytes after its head.
 
-    `message`: of the request. `arrived`: bytes behind it; more may be added meanwhile.
+    `message`: of the request. `arrived`: bytes after it; more may be added in the meantime.
     """
     request.scope[ROUTE] = request.path.decode()
     connection.answering = exchange = Exchange(connection, request)
@@ -42,9 +42,9 @@ async def _hand_over(connection: ConnectionPort, exchange: Exchange, head: bytes
     """
     transport, load = connection.transport, connection.context.load
     try:
-        await handoff.until_written(transport)
+        await handover.until_written(transport)
         if not transport.is_closing():
-            await handoff.hand_over(
+            await handover.hand_over(
                 connection.loop,
                 connection.context.board,
                 transport,
@@ -57,7 +57,7 @@ async def _hand_over(connection: ConnectionPort, exchange: Exchange, head: bytes
         exchange.keep_alive = False
         if transport.is_closing():
             return
-        if isinstance(error, handoff.NoGateway) and handshake.is_event_stream(exchange.request.headers):
+        if isinstance(error, handover.NoGateway) and handshake.is_event_stream(exchange.request.headers):
             exchange.answer(200, _EVENTS_LATER, handshake.RETRY)
         else:
             exchange.refuse(error)

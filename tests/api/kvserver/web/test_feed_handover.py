@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.web import handoff
+from kvserver.web import handover
 from shards.wire.errors import NoFeed
 from tests.api.kvserver.web.checks import (
     EVENTS,
@@ -42,7 +42,7 @@ def test_without_a_gateway_a_handshake_is_503_but_eventsource_comes_again(
         assert await client.ended()
 
     if not is_stopping:
-        monkeypatch.setattr(handoff, "COME_S", 0.2)
+        monkeypatch.setattr(handover, "COME_S", 0.2)
     scenario(test)(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The hand-over of feed connections: when, to whom, and what if nobody takes them."""
+"""The handover of feed connections: when, to whom, and what if nobody takes them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.web import handoff
-from kvserver.web.handoff import LATE_NS
+from kvserver.web import handover
+from kvserver.web.handover import LATE_NS
 from tests.api.kvserver.web.checks import (
     EVENTS,
     HANDSHAKE,
@@ -128,5 +128,5 @@ def test_a_gateway_that_stands_still_too_long_cannot_accept(tmp_path: Path, monk
             with pytest.raises(BlockingIOError):
                 stands_still.accept()
 
-    monkeypatch.setattr(handoff, "ACCEPT_S", 0.1)
+    monkeypatch.setattr(handover, "ACCEPT_S", 0.1)
     scenario(test)(tmp_path)

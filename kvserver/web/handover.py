@@ -1,15 +1,15 @@
-"""The sending end of a hand-over: a worker gives an accepted connection to a gateway.
+"""The sending end of a handover: a worker gives an accepted connection to a gateway.
 
 A gateway listens on `gateway-<row>.handover` (SOCK_SEQPACKET) in the run directory. The worker connects and sends one
 message: a MessagePack array of version (1), the client's address, the request's head from its first line to the blank
-line, and the bytes that arrived behind it; the connection's descriptor travels with it (SCM_RIGHTS, unix(7)). The
+line, and the bytes that arrived after it; the connection's descriptor travels with it (SCM_RIGHTS, unix(7)). The
 gateway answers one byte, 1, and owns the connection from then on.
 
 The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
 
 If a gateway dies, stops or hangs without an answer, the connection is still the worker's: it goes to the next gateway,
 or waits for one. EventSource never reconnects after a refusal, so no request is refused while a gateway may come. A
-gateway that dies behind its answer leaves a connection that ends without a byte: a network error, after which
+gateway that dies after its answer leaves a connection that ends without a byte: a network error, after which
 EventSource does reconnect. (If it answered only after it has written a head, a death in between would cause two heads.)
 """
 
@@ -69,7 +69,7 @@ async def hand_over(
 ) -> None:
     """Give the connection to the gateway with the fewest clients. Afterwards, do not read or write it here.
 
-    Waits for a gateway, up to `COME_S` seconds, unless this worker stops. `rest`: bytes that arrived behind `head`.
+    Waits for a gateway, up to `COME_S` seconds, unless this worker stops. `rest`: bytes that arrived after `head`.
 
     Raises `NoGateway` if none takes it, `NoFeed` if none ever could, `BadRequest` if the client sent too much before an
     answer.
