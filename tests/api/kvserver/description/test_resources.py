@@ -29,7 +29,7 @@ async def test_it_names_the_address_that_was_asked(web: Web) -> None:
     for path, example in (
         ("/v1/openapi.json", "curl -X PUT -d dark {}/theme"),
         ("/docs/reference", "curl -X PUT -d dark {}/theme"),
-        ("/sdk/", "from &quot;{}/sdk/client.js&quot;"),
+        ("/sdk/", "in a page: &quot;{}/sdk/client.js&quot;"),
     ):
         for host in ("kv.example", "kv.example:81", "127.0.0.1:9", "[::1]:8080"):
             for scheme in ("http", "https"):
