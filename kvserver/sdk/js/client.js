@@ -1776,6 +1776,9 @@ function isPage() {
   return typeof document !== "undefined" || typeof WorkerGlobalScope !== "undefined";
 }
 
+/** The first message of a connection comes within so many seconds. */
+const FIRST_MESSAGE_S = 12;
+
 /**
  * The changes of keys, as an async iterable that reconnects after every break, with no change lost or repeated.
  * For one consumer; it connects when that begins to read, and ends with it.
@@ -1911,17 +1914,23 @@ export class Watch {
     return this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
   }
 
+  /** Seconds without a message on an open connection; a quiet feed sends its first bookmark after 10. */
+  get #longestQuiet() {
+    const isDefault = this.#options.patience === undefined;
+    return isDefault ? Math.max(this.#patience, FIRST_MESSAGE_S) : this.#patience;
+  }
+
   /** Yield what one connection says until the server closes it. Throws `Lost` where it breaks, or patience is used up. */
   async *#connected() {
     const [cut, forget] = linked(this.#cut.signal);
     const parameters = { ...this.#parameters, since: this.#follow.cursor || null };
     let [late, timer] = [null, undefined];
     const giveUp = () => {
-      late = Object.assign(new Lost(`no message came within ${this.#patience} s`), { isLate: true });
+      late = Object.assign(new Lost(`no message came within ${this.#longestQuiet} s`), { isLate: true });
       cut.abort(late);
     };
     const wait = () => {
-      const left = this.#heard + this.#patience - now();
+      const left = this.#heard + this.#longestQuiet - now();
       if (this.#patience > 0 && left < Infinity) timer = setTimeout(giveUp, timerOf(left)); // 0: this one connection
     };
     try {
