@@ -1914,10 +1914,10 @@ export class Watch {
     return this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
   }
 
-  /** Seconds without a message on an open connection; a quiet feed sends its first bookmark after 10. */
+  /** Seconds without a message on an open connection; after a cursor, a quiet feed sends its first bookmark after 10. */
   get #longestQuiet() {
-    const isDefault = this.#options.patience === undefined;
-    return isDefault ? Math.max(this.#patience, FIRST_MESSAGE_S) : this.#patience;
+    const mayBeQuiet = this.#options.patience === undefined && this.#follow.cursor;
+    return mayBeQuiet ? Math.max(this.#patience, FIRST_MESSAGE_S) : this.#patience;
   }
 
   /** Yield what one connection says until the server closes it. Throws `Lost` where it breaks, or patience is used up. */
