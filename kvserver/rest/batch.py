@@ -113,9 +113,8 @@ class BatchResource:
             sent: Sequence[OfOneKey | Once] = portion
             if mark is not None:
                 sent = _mark_writes(portion, mark, start)
-                marked = [op for op in sent if isinstance(op, Once)]
-                if start == 0 and self._store.maps.is_used_by_another_request(marked):
-                    raise IdempotencyMismatch
+                if start == 0:
+                    self._refuse_used_key(sent)
             answer.recheck_grants()
             if answer.asks_all:
                 replies = await self._store.execute(sent, unresponsive, answer.charge_bytes)
@@ -128,13 +127,16 @@ class BatchResource:
                 answer.add(op, reply)
             answer.charge_values()
 
+    def _refuse_used_key(self, marked: Sequence[OfOneKey | Once]) -> None:
+        """Raise `IdempotencyMismatch` if another request has used the Idempotency-Key of these operations."""
+        if self._store.maps.is_used_by_another_request(op for op in marked if isinstance(op, Once)):
+            raise IdempotencyMismatch
+
     async def _do_atomic(self, operations: list[OfOneKey], answer: BatchAnswer, mark: RequestMark | None) -> None:
         batches.check_one_slot(operations)
         done: Reply | None = _refuse_atomic(operations, answer)
         if done is None and mark is not None:
-            marked = [op for op in _mark_writes(operations, mark, 0) if isinstance(op, Once)]
-            if self._store.maps.is_used_by_another_request(marked):
-                raise IdempotencyMismatch
+            self._refuse_used_key(_mark_writes(operations, mark, 0))
             done = await self._store.request_once(mark.mark_operation(AtomicBatch(operations)))
         withheld = False
         if isinstance(done, Replayed):

@@ -88,14 +88,18 @@ class StoreMaps:
     def is_used_by_another_request(self, operations: Iterable[Once]) -> bool:
         """Whether a shard remembers one of `operations`, of one request, as part of another request.
 
-        A shard that has no map at the moment counts as one that remembers nothing.
+        What the operation's own shard remembers decides, as in `is_used_elsewhere`. A shard that has no map at the
+        moment counts as one that remembers nothing.
         """
         now = self._board.now()
         for once in operations:
-            for reader in self._readers:
+            own = self._readers[shard_of(once.key, self._shards)]
+            for reader in (own, *self._readers):
                 with suppress(Unavailable):
                     fingerprint = reader.find_fingerprint(once.identity, now)
-                    if fingerprint is not None and fingerprint != once.fingerprint:
+                    if fingerprint == once.fingerprint:
+                        break
+                    if fingerprint is not None:
                         return True
         return False
 
