@@ -385,6 +385,25 @@ class TestTogether:
 
         assert sorted(answer.status for answer in site.run(main())) == [201] + [422] * 18
 
+    def test_batches_of_two_shards_that_came_at_once_are_both_known(self, site: Site) -> None:
+        """Both may be done, since neither shard knows of the other; then each repeat is answered as its first."""
+
+        def ask(name: str, number: int) -> bytes:
+            body = json.dumps({"ops": [{"op": "incr", "key": f"{name}{number}"}]}).encode()
+            return request("POST", "/v1/batch", f"Idempotency-Key: {number}", body=body)
+
+        async def ask_both(number: int) -> list[Answer]:
+            return await asyncio.gather(*(site.front.ask(ask(name, number)) for name in "ab"))
+
+        both_done = 0
+        for number in range(40):
+            first = site.run(ask_both(number))
+            if [answer.status for answer in first] == [200, 200] and b"422" not in first[0].body + first[1].body:
+                both_done += 1
+                repeats = [site.run(site.front.ask(ask(name, number))) for name in "ab"]
+                assert [shown(answer) for answer in repeats] == [shown(answer) for answer in first]
+        assert both_done
+
     def test_of_one_group_with_the_revisions_it_gets(self, site: Site) -> None:
         async def main() -> list[Answer]:
             asks = []
