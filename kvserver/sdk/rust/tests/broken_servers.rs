@@ -205,16 +205,22 @@ const NOISES: [(Transport, &[u8]); 6] = [
 const PATIENCE: Duration = Duration::from_millis(400);
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// Assert that `error` is that of patience which is used up. On a busy machine it may be before there is a connection.
+fn assert_patience_is_over(error: &Error, context: &str) {
+    let is_over = matches!(error, Error::NotAnswered(_)) || (error.is_refused() && error.code() == "cannot_connect");
+    assert!(is_over, "{context} {error:?}");
+}
+
 #[test]
 fn patience_ends_a_watch_to_which_no_message_comes() {
     for (transport, noise) in NOISES {
         let server = noisy(b"", noise);
         let started = Instant::now();
         let error = server.client().watch("").transport(transport).patience(PATIENCE).start().err().unwrap();
-        assert!(matches!(error, Error::NotAnswered(_)), "{transport:?} {noise:?}: {error:?}");
+        assert_patience_is_over(&error, &format!("{transport:?} {noise:?}"));
         let starting = async { server.async_client().watch("").transport(transport).patience(PATIENCE).start().await };
         let error = run(starting).err().unwrap();
-        assert!(matches!(error, Error::NotAnswered(_)), "{transport:?} {noise:?}: {error:?}");
+        assert_patience_is_over(&error, &format!("{transport:?} {noise:?}"));
         assert!(started.elapsed() < SILENCE, "{transport:?} {noise:?}");
     }
 }
@@ -238,7 +244,7 @@ fn patience_ends_a_watch_that_is_not_answered_at_all() {
     for transport in [Transport::Lines, Transport::WebSocket] {
         let client = blocking::Client::builder().url(&server.url).timeout(SILENCE).build().unwrap();
         let error = client.watch("").transport(transport).patience(PATIENCE).start().err().unwrap();
-        assert!(matches!(error, Error::NotAnswered(_)), "{error:?}");
+        assert_patience_is_over(&error, &format!("{transport:?}"));
     }
     assert!(started.elapsed() < SILENCE);
 }
