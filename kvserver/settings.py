@@ -254,6 +254,13 @@ class ServerSettings(ProcessSettings):
         "Write a line for each request to standard error at any --log-level: client, method, path, status, seconds. "
         "Query and headers are left out, because they may contain a ticket. Slows the server down noticeably.",
     )
+    slow_ms: int = setting(
+        0,
+        integer(0, 3_600_000),
+        "MS",
+        "Write such a line for each request that took at least so many milliseconds, from its first byte to the end of "
+        "its answer; so a slow client makes a slow request, too. 0: for none.",
+    )
     insecure: bool = setting(
         False,
         boolean,

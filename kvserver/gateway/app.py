@@ -56,7 +56,7 @@ class Gateway:
         self.follower, self._access, self._counts = follower, access, counts
         hosts = Hosts.of(settings.allowed_hosts, settings.host, access.tokens.required)
         self.pages = Pages(Origins(settings.origins), hosts)
-        self._access_log = AccessLog() if settings.access_log else None
+        self._access_log = AccessLog.of(settings.access_log, settings.slow_ms)
         self._admission = Admission(follower, access, self.pages.origins)
         self._quota = ConnectionQuota(settings.feed_clients, settings.feed_clients_per_address)
 

@@ -220,6 +220,8 @@ class Children:
             if child.is_due(now) and (child.ever_up or self.all_up(below=below)):
                 self._spawn_child(child, now)
             if child.pid is not None and not child.up and child.is_up(child.pid):
+                if child.ever_up:
+                    log.info("%s is up again (pid %d)", child.name, child.pid)
                 child.up = child.ever_up = True
                 child.failures = 0
 

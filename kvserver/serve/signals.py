@@ -12,6 +12,7 @@ import time
 from kvserver.serve.watch.scarcity import is_scarcity
 
 _HANG_UP_S = 0.05
+_TERMINAL_CLOSED = "its terminal was closed"
 
 
 class Signals:
@@ -19,13 +20,16 @@ class Signals:
 
     Attributes:
         stops: number of requests to stop.
+        why: what the first of them was, in words; empty before.
         reload: a reload was requested and not done yet.
     """
 
     def __init__(self, ends_with_terminal: bool) -> None:
         """`ends_with_terminal`: what the function of that name returned when the process started."""
         self._ends_with_terminal = ends_with_terminal
-        self.stops = int(ends_with_terminal and not has_terminal())
+        self.stops, self.why = 0, ""
+        if ends_with_terminal and not has_terminal():
+            self._request_stop(_TERMINAL_CLOSED)
         self.reload = False
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
@@ -36,8 +40,12 @@ class Signals:
         signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up is what matters
 
-    def _on_stop(self, *_: object) -> None:
+    def _on_stop(self, number: int, _: object) -> None:
+        self._request_stop(signal.Signals(number).name)
+
+    def _request_stop(self, why: str) -> None:
         self.stops += 1
+        self.why = self.why or why
 
     def _on_reload(self, *_: object) -> None:
         self.reload = True
@@ -50,7 +58,7 @@ class Signals:
         if self._ends_with_terminal:
             time.sleep(_HANG_UP_S)  # the kernel may send the signal just before it removes the terminal
             if not has_terminal():
-                self.stops += 1
+                self._request_stop(_TERMINAL_CLOSED)
                 return False
         return True
 

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 
+from kvserver import __version__
 from kvserver.access import cuts
 from kvserver.serve import banner, listening
 from kvserver.serve.child_specs import CWD, GATEWAY, SHARDS, WEB, ChildSpecs
@@ -25,6 +26,7 @@ from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, 
 from kvserver.serve.listening import Listeners
 from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.store import Store, StoreError
+from kvserver.serve.watch.new_workers import NewWorkers
 from kvserver.serve.watch.scarcity import ScarcityRetry
 from kvserver.serve.watch.stalls import StallWatch
 from kvserver.settings import ServerSettings
@@ -92,6 +94,8 @@ class Supervisor:
         self._snapshot: Child | None = None
         self._watch = StallWatch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
         self._watch_interval = Every(WATCH_S)
+        self._new_workers = NewWorkers(self._board)
+        self._started_at, self._is_announced = time.monotonic(), False
         self._scarcity = ScarcityRetry()
         self._run_dir_trouble = ""
         self._map_lock = store.map_dir / "lock"
@@ -107,15 +111,15 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until a signal asks to stop. Raises `Failure`, `CannotStart` or `StoreError` if the server must end."""
-        announced, slow_start = False, Every(SLOW_START_S, due_at=time.monotonic() + SLOW_START_S)
+        slow_start = Every(SLOW_START_S, due_at=time.monotonic() + SLOW_START_S)
         while not self._signals.stops:
             self._check_everything()
             if self._signals.take_reload():
                 self._reload_tokens()
-            if not announced and self._children.all_up() and self._is_answering():
-                announced = True
+            if not self._is_announced and self._children.all_up() and self._is_answering():
+                self._is_announced = True
                 self._announce_ready()
-            if not announced and slow_start.is_due(time.monotonic()):
+            if not self._is_announced and slow_start.is_due(time.monotonic()):
                 missing = [child.name for child in self._children if not child.up]
                 log.warning("still waiting for: %s", ", ".join(missing) or "an answer over HTTP")
             self._signals.wait_for_signal(TURN_S)
@@ -138,7 +142,13 @@ class Supervisor:
         self._scarcity.attempt("starting a snapshot", lambda: self._manage_snapshots(now))
         if watching:
             self._store.watch_clock()
+            self._report_new_workers()
             self._scarcity.attempt("the check for stalled processes", lambda: self._kill_culprits(now))
+
+    def _report_new_workers(self) -> None:
+        if self._is_announced:
+            for kind, pid in self._new_workers.find_new():
+                log.info("a new %s is up (pid %d)", kind, pid)
 
     def _kill_culprits(self, now: float) -> None:
         for culprit in self._watch.find_culprits(now):
@@ -180,8 +190,9 @@ class Supervisor:
         for name in sorted(lost):
             log.warning("%s was removed from the run directory, or replaced, and has been restored", name)
         if lost & {last_use.NAME, cuts.FILE, "metrics"}:
-            self._replace_web_workers()
+            self._replace_web_workers("they use a file that was removed")
         if last_use.NAME in lost:
+            log.info("replacing the shards: they use a file that was removed")
             for shard in self._shards:
                 shard.send_signal(signal.SIGTERM)
 
@@ -197,10 +208,11 @@ class Supervisor:
         """Read the tokens again and replace the web workers; the old ones finish their requests. Feeds stay open."""
         self._restore_run_dir()  # a new worker could not start where it is damaged
         self._store.read_tokens_again()
-        self._replace_web_workers()
+        self._replace_web_workers("SIGHUP")
 
-    def _replace_web_workers(self) -> None:
+    def _replace_web_workers(self, why: str) -> None:
         """Start new web workers; the old ones finish their requests."""
+        log.info("replacing the web workers: %s", why)
         for child in self._children:
             if child.stage == WEB:
                 child.send_signal(signal.SIGHUP)
@@ -212,10 +224,16 @@ class Supervisor:
         return self._listeners.rest is None or answers_ok(self._listeners.rest, "/health/ready")
 
     def _announce_ready(self) -> None:
+        self._new_workers.find_new()
+        rest = _url_address(self._listeners.rest)
+        where = f" at http://{rest}" if rest else ""
+        log.info(
+            "kvserver %s is ready%s, %.1f s after its start", __version__, where, time.monotonic() - self._started_at
+        )
         banner.print_banner(
             self._settings,
             map_dir=self._store.map_dir,
-            rest=_url_address(self._listeners.rest),
+            rest=rest,
             feed=_url_address(self._listeners.feed),
             metrics=listening.url_address(self._listeners.metrics),
         )
@@ -251,6 +269,8 @@ class Supervisor:
         properly.
         """
         notify_systemd("STOPPING=1")
+        if orderly:
+            log.info("stopping: %s", self._signals.why)
         self._drain_accept_queues(orderly)
         if not orderly:
             for child in self._children:
@@ -365,6 +385,7 @@ def _serve_store(settings: ServerSettings, listeners: Listeners, with_terminal: 
                 return 1
             supervisor.stop()
             store.close_log()
+            log.info("stopped")
         finally:
             signals.close()
     return 0

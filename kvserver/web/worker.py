@@ -214,7 +214,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         store.start()
         hosts = Hosts.of(settings.allowed_hosts, settings.host, tokens.required)
         context = WorkerContext(board, row, Counts(), Pages(Origins(settings.origins), hosts), tokens, settings)
-        context.access_log = AccessLog() if settings.access_log else None
+        context.access_log = AccessLog.of(settings.access_log, settings.slow_ms)
         if not settings.no_hot_path:
             context.hot_path = HotPath(store, context)
         self.config.app = self.wsgi(store, board, context)

@@ -70,3 +70,31 @@ def test_every_process_writes_events_and_no_secrets(new_server: NewServer, tmp_p
     server.stop()
     assert {"kvserver", "web", "gateway", "shard-0"} <= {event["process"] for event in events(server)}
     assert not [word for word in (token, ticket, "kvt_query", "kv_wrong", "secret-value") if word in server.log()]
+
+
+def test_the_log_tells_of_start_stop_and_each_replaced_process(new_server: NewServer) -> None:
+    server = new_server("--log-format", "json").start()
+    first = events(server)
+    assert [event["level"] for event in first] == ["info"] and f"is ready at {server.url}" in first[0]["message"]
+    status = httpx.get(f"{server.url}/v1/status", trust_env=False).json()
+    for kind, word in (
+        ("shards", "shard 0 is up again"),
+        ("workers", "a new web worker is up"),
+        ("gateways", "a new gateway is up"),
+    ):
+        os.kill(status[kind][0]["pid"], signal.SIGKILL)
+        wait_for(lambda: said(server, "kvserver", word), word)  # noqa: B023
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: said(server, "kvserver", "replacing the web workers: SIGHUP"), "word of the reload")
+    server.stop()
+    assert [event["message"] for event in events(server)][-2:] == ["stopping: SIGTERM", "stopped"]
+
+
+def test_a_slow_request_is_logged_with_its_id(new_server: NewServer) -> None:
+    server = new_server("--log-format", "json", "--slow-ms", "1", "--max-value", "16MiB").start()
+    answer = httpx.put(f"{server.url}/v1/kv/large", content=bytes(16 << 20), trust_env=False)
+    assert answer.status_code == 201
+    wait_for(lambda: ("PUT", "/v1/kv/large", 201) in accesses(server), "word of the slow request")
+    slow = next(event for event in events(server) if event.get("path") == "/v1/kv/large")
+    assert slow["level"] == "warning" and slow["message"].startswith("slow: ") and slow["seconds"] >= 0.001

@@ -49,15 +49,15 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "max_value",
         "max_batch",
     ),
-    "Messages": ("log_level", "log_format", "access_log"),
+    "Messages": ("log_level", "log_format", "access_log", "slow_ms"),
 }
 """Order of the settings in the manual; one that is missing here comes last."""
 
 SERVE_INTRO = """
 Runs the whole server in the foreground: shards, web workers, the feed gateway, and their supervisor.
 
-When everything answers, the server prints its addresses to standard output, ending with the line "ready". All other
-messages go to standard error; there are none while all is well.
+When everything answers, the server prints its addresses to standard output, ending with the line "ready". Its log goes
+to standard error: when it is ready, why it stops, which process was replaced, and what went wrong.
 
 SIGTERM or Ctrl-C stops the server cleanly: it answers running requests, closes the feeds and closes the log. A second
 Ctrl-C stops it faster. SIGHUP reads the tokens at once and replaces the web workers without failing a request.

@@ -43,6 +43,7 @@ def new_gateway(required: bool = False, clients: int = 10) -> Gateway:
         host="127.0.0.1",
         origins="*",
         access_log=False,
+        slow_ms=0,
         feed_clients=clients,
         feed_clients_per_address=0,
     )
