@@ -71,8 +71,15 @@ class ServerSettings(ProcessSettings):
         3001,
         integer(0, 65535),
         "PORT",
-        "Port of /metrics, on 127.0.0.1; 0 picks a free one and prints it.",
+        "Port of /metrics; 0 picks a free one and prints it.",
         aliases={"METRICS_PORT": lambda text: text or None},
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        _parse_host,
+        "ADDRESS",
+        "Address on which /metrics listens. On one that other machines can reach, a scraper needs a token with the "
+        "grant admin if the server has tokens; without --tokens everybody can read the metrics.",
     )
     shards: int = setting(
         max(1, CORES // 4),

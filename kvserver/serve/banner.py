@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import click
 
 from kvserver import __version__
+from kvserver.serve.listening import is_open_to_others
 from kvserver.settings import ServerSettings
 from shards.host.logs import escape_controls
 from shards.host.process import mute_stream
@@ -46,8 +46,8 @@ def _banner_text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_t
     """Return the banner, colored on a terminal. Does without rich, which would slow down each start."""
     written = [click.style(f"kvserver {__version__}", bold=True)]
     written += [f"  {name:<11}{escape_controls(text)}" for name, text in rows]
-    if settings.only is None and (text := access_warning(settings)):
-        written.append(click.style(text, fg="yellow"))
+    warnings = [access_warning(settings) if settings.only is None else "", metrics_warning(settings)]
+    written += [click.style(text, fg="yellow") for text in warnings if text]
     written.append(click.style("ready", fg="green", bold=True))
     text = "\n".join(written) + "\n"
     return text if is_terminal and not os.environ.get("NO_COLOR") else click.unstyle(text)
@@ -80,7 +80,7 @@ def banner_lines(
 def access_warning(settings: ServerSettings) -> str:
     """Return a warning about missing access control or unencrypted traffic, or an empty text."""
     if settings.tokens is not None:
-        if ipaddress.ip_address(settings.host).is_loopback:
+        if not is_open_to_others(settings.host):
             return ""
         return "warning: tokens and values travel unencrypted: put a TLS proxy in front, unless you trust the network"
     if settings.insecure:
@@ -91,3 +91,12 @@ def access_warning(settings: ServerSettings) -> str:
             "the store (--origins restricts that)"
         )
     return "warning: there is no access control: every program on this machine can read and change the store"
+
+
+def metrics_warning(settings: ServerSettings) -> str:
+    """Return a warning if other machines can reach the metrics, or an empty text."""
+    if not is_open_to_others(settings.metrics_host):
+        return ""
+    if settings.tokens is not None:
+        return "warning: metrics, and the tokens of those who read them, travel unencrypted"
+    return "warning: everybody who can reach the address of the metrics can read them: there are no tokens"

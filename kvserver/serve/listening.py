@@ -35,7 +35,6 @@ _DROP_NEW = struct.pack(
 _SO_ATTACH_FILTER = 26
 _TCP_INFO_UNACKED = struct.Struct("24xI")  # for a listening socket: connections not accepted yet
 
-METRICS_HOST = "127.0.0.1"
 METRICS_FD_VARIABLE = "KVSERVER_METRICS_FD"
 """Environment variable with the descriptor of the exporter's listening socket."""
 
@@ -46,7 +45,7 @@ class ListenError(Exception):
 
 def refuse_open_access(settings: ServerSettings, has_tokens: bool) -> None:
     """Raise `SettingError` if other machines could reach the store without access control."""
-    if has_tokens or settings.insecure or ipaddress.ip_address(settings.host).is_loopback:
+    if has_tokens or settings.insecure or not is_open_to_others(settings.host):
         return
     raise SettingError(
         f"{option_name('host')} {settings.host} lets everybody who can reach this machine read, change and delete "
@@ -74,7 +73,9 @@ class Listeners:
                 self.rest = stack.enter_context(bind_listener(settings.host, settings.port, "port"))
                 if settings.feed_port is not None:
                     self.feed = stack.enter_context(bind_listener(settings.host, settings.feed_port, "feed_port"))
-            self.metrics = stack.enter_context(bind_listener(METRICS_HOST, settings.metrics_port, "metrics_port"))
+            self.metrics = stack.enter_context(
+                bind_listener(settings.metrics_host, settings.metrics_port, "metrics_port", "metrics_host")
+            )
             stack.pop_all()
 
     @property
@@ -88,10 +89,10 @@ class Listeners:
             listener.close()
 
 
-def bind_listener(host: str, port: int, setting: str) -> socket.socket:
+def bind_listener(host: str, port: int, setting: str, host_setting: str = "host") -> socket.socket:
     """Return a listening TCP socket; port 0 picks a free port.
 
-    Raises `ListenError`, which names the option of `setting`.
+    Raises `ListenError`, which names the options of `setting` and `host_setting`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -102,19 +103,24 @@ def bind_listener(host: str, port: int, setting: str) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise ListenError(_explain_bind_error(error, host, port, setting)) from None
+        raise ListenError(_explain_bind_error(error, host, port, setting, host_setting)) from None
     return listener
 
 
-def _explain_bind_error(error: OSError, host: str, port: int, setting: str) -> str:
+def _explain_bind_error(error: OSError, host: str, port: int, setting: str, host_setting: str) -> str:
     option = option_name(setting)
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is taken: choose another with {option}, or stop the process that uses it"
     if error.errno == errno.EACCES:
         return f"port {port} on {host} needs privileges: choose 1024 or above with {option}"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"this machine has no address {host}: choose another with {option_name('host')}"
+        return f"this machine has no address {host}: choose another with {option_name(host_setting)}"
     return f"cannot listen on {host} port {port} ({option}): {error.strerror}"
+
+
+def is_open_to_others(host: str) -> bool:
+    """Whether other machines can reach what listens on `host`, an IP address."""
+    return not ipaddress.ip_address(host).is_loopback
 
 
 def url_address(listener: socket.socket) -> str:

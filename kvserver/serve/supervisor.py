@@ -219,9 +219,9 @@ class Supervisor:
 
     def _is_answering(self) -> bool:
         """Return whether /metrics and REST answer real requests."""
-        if not answers_ok(self._listeners.metrics, "/metrics"):
+        if fetch_status(self._listeners.metrics, "/metrics") not in (200, 401):  # it may need a token
             return False
-        return self._listeners.rest is None or answers_ok(self._listeners.rest, "/health/ready")
+        return self._listeners.rest is None or fetch_status(self._listeners.rest, "/health/ready") == 200
 
     def _announce_ready(self) -> None:
         self._new_workers.find_new()
@@ -315,8 +315,8 @@ def _url_address(listener: socket.socket | None) -> str | None:
     return None if listener is None else listening.url_address(listener)
 
 
-def answers_ok(listener: socket.socket, path: str) -> bool:
-    """Return whether a GET of `path` at our own socket is answered with 200 within a second."""
+def fetch_status(listener: socket.socket, path: str) -> int | None:
+    """Return the status of a GET of `path` at our own socket; None without an answer within a second."""
     host, port = listener.getsockname()[:2]
     # A socket bound to all addresses answers at the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -324,9 +324,9 @@ def answers_ok(listener: socket.socket, path: str) -> bool:
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         with connection.getresponse() as response:
-            return response.status == 200
+            return response.status
     except (OSError, http.client.HTTPException, LookupError):  # LookupError: loading a codec needs a descriptor
-        return False
+        return None
     finally:
         connection.close()
 

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
+from kvserver.cli import main
 from tests.system import feeds
 from tests.system.harness import Server, processes_of, wait_for
 from tests.system.raw import HANDSHAKE, Raw, request
@@ -225,6 +227,34 @@ def test_no_page_reads_them_by_another_name(new_server: Callable[..., Server], t
                 assert answer.status_code == status, (method, headers)
                 assert (b"kvserver_info" in answer.content) == (status == 200 and method == "GET")
                 assert "access-control-allow-origin" not in answer.headers
+
+
+def test_on_an_address_for_other_machines_they_need_a_token_that_grants_admin(
+    new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "tokens.toml")
+    tokens = {}
+    for name, grant in (("all", "admin"), ("some", "read,write,feed")):
+        made = CliRunner().invoke(main, ["token", "new", name, "--grant", grant, "--tokens", file])
+        tokens[name] = made.stdout.strip()
+    options = ("--shards", "1", "--workers", "1", "--metrics-host", "0.0.0.0")
+    with new_server(*options, "--tokens", file).start() as server:
+        assert "metrics, and the tokens of those who read them, travel unencrypted" in server.banner
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        for given, status in ((None, 401), ("kv_wrong", 401), (tokens["some"], 403), (tokens["all"], 200)):
+            headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+            for method in ("GET", "HEAD"):
+                answer = httpx.request(method, url, headers=headers, trust_env=False)
+                assert answer.status_code == status, (method, given)
+                assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
+                assert (b"kvserver_info" in answer.content) == (status == 200 and method == "GET")
+        revoked = CliRunner().invoke(main, ["token", "revoke", "all", "--tokens", file])
+        assert revoked.exit_code == 0, revoked.output
+        headers = {"Authorization": f"Bearer {tokens['all']}"}
+        wait_for(lambda: httpx.get(url, headers=headers, trust_env=False).status_code == 401, "an end of the token")
+    with new_server(*options).start() as server:
+        assert "everybody who can reach the address of the metrics" in server.banner
+        assert httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics", trust_env=False).status_code == 200
 
 
 def test_clients_of_the_feed_and_what_they_get(server: Server) -> None:

@@ -25,6 +25,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "host",
         "port",
         "metrics_port",
+        "metrics_host",
         "feed_port",
         "feed_clients",
         "feed_clients_per_address",

@@ -28,8 +28,9 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
+from kvserver.access.tokens import Tokens, TokensError
 from kvserver.http.origins import Hosts, Origins, Pages
-from kvserver.serve.listening import METRICS_FD_VARIABLE, METRICS_HOST
+from kvserver.serve.listening import METRICS_FD_VARIABLE, is_open_to_others
 from kvserver.serve.metrics.collectors import BoardCollector, ProcessFilesCollector
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
@@ -37,6 +38,7 @@ from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter
 from shards.host.settings import SettingError, load_settings
 from shards.wire.clock import counted_ms
+from shards.wire.errors import KVError
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +75,18 @@ class _BoundedReader(io.RawIOBase):
 
 
 class MetricsRequestHandler(MetricsHandler):
-    """Answers GET and HEAD of /metrics; refuses web pages that are not allowed.
+    """Answers GET and HEAD of /metrics; refuses web pages that are not allowed, and scrapers without a token they need.
 
     Attributes:
-        pages: which web pages may ask. No token is needed here, so Host is checked whether there are tokens or not.
+        pages: which web pages may ask. Host is checked whether there are tokens or not: mostly no token is needed here.
+        tokens: those of the store, if a scraper needs one that grants admin; else None.
     """
 
     pages = Pages(Origins("*"), Hosts())
+    tokens: Tokens | None = None
     requestline = command = ""
     request_version = "HTTP/1.0"
+    _asks_for_token = False
 
     def setup(self) -> None:
         """Limit the bytes read from the client."""
@@ -97,9 +102,34 @@ class MetricsRequestHandler(MetricsHandler):
             return False
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         refusal = self.pages.find_refusal(self.command, self.path.encode("latin-1"), headers)
+        if refusal is None:
+            refusal = self._find_missing_right()
         if refusal is not None:
             self.send_error(refusal.status, explain=f"{refusal}. {refusal.hint}")
         return refusal is None
+
+    def _find_missing_right(self) -> KVError | None:
+        """Return why the client may not read the metrics; None if it may."""
+        if self.tokens is None:
+            return None
+        try:
+            self.tokens.refresh()
+            given = self.headers.get("Authorization", "").encode("latin-1")
+            self.tokens.authenticate(given).require_all("admin", b"")
+        except KVError as error:
+            return error
+        return None
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Send an error page; one that asks for a token says so in its header, too."""
+        self._asks_for_token = code == HTTPStatus.UNAUTHORIZED
+        super().send_error(code, message, explain)
+
+    def end_headers(self) -> None:
+        """End the head of an answer."""
+        if self._asks_for_token:
+            self.send_header("WWW-Authenticate", "Bearer")
+        super().end_headers()
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """Format the Date of an answer. The library fails after the year 9999."""
@@ -140,11 +170,15 @@ class MetricsServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, listener: socket.socket, registry: CollectorRegistry, pages: Pages = MetricsRequestHandler.pages
+        self,
+        listener: socket.socket,
+        registry: CollectorRegistry,
+        pages: Pages = MetricsRequestHandler.pages,
+        tokens: Tokens | None = None,
     ) -> None:
         self.address_family = listener.family
         handler = MetricsRequestHandler.factory(registry)
-        handler.pages = pages  # type: ignore[attr-defined]  # of a class made for this registry
+        handler.pages, handler.tokens = pages, tokens  # type: ignore[attr-defined]  # of a class made for this registry
         super().__init__(listener.getsockname(), handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
@@ -257,7 +291,8 @@ def main() -> int:
         configure_logging(settings.log_level, "metrics", settings.log_format)
         board = Board.open(settings.board_path)
         listener = socket.socket(fileno=int(os.environ[METRICS_FD_VARIABLE]))
-    except (SettingError, BoardError) as error:
+        tokens = Tokens(board) if is_open_to_others(settings.metrics_host) else None
+    except (SettingError, BoardError, TokensError) as error:
         report_fatal(str(error))
         return 1
     except (KeyError, ValueError, OSError) as error:
@@ -271,8 +306,8 @@ def main() -> int:
     registry = CollectorRegistry()
     registry.register(BoardCollector(board))
     registry.register(counted)
-    hosts = Hosts.of(settings.allowed_hosts, METRICS_HOST, has_tokens=False)
-    server = MetricsServer(listener, registry, Pages(Origins(settings.origins), hosts))
+    hosts = Hosts.of(settings.allowed_hosts, settings.metrics_host, has_tokens=False)
+    server = MetricsServer(listener, registry, Pages(Origins(settings.origins), hosts), tokens)
     server.each_second = Chores(board, counted)
     board.exporter.pid = os.getpid()
     server.serve_forever(LOOK_S)

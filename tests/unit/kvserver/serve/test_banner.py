@@ -28,6 +28,17 @@ def test_with_tokens_the_banner_warns_of_listeners_alone() -> None:
     assert "unencrypted" in banner.access_warning(load_settings(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
 
 
+def test_the_banner_warns_of_metrics_that_others_can_reach() -> None:
+    for options, words in (
+        ({}, None),
+        ({"metrics_host": "::1"}, None),
+        ({"metrics_host": "0.0.0.0"}, "everybody who can reach"),
+        ({"metrics_host": "192.0.2.1", "tokens": "/t.toml"}, "travel unencrypted"),
+    ):
+        warning = banner.metrics_warning(load_settings(ServerSettings, options, {}))
+        assert warning == "" if words is None else words in warning, options
+
+
 def lines(options: dict[str, str | None], rest: str | None = "h:1", feed: str | None = None) -> dict[str, str]:
     settings = load_settings(ServerSettings, options, {})
     return dict(banner.banner_lines(settings, Path("/maps"), rest, feed, "127.0.0.1:3"))
