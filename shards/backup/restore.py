@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from shards.backup.archive import LOG, Archive, Cut
+from shards.backup.copies import Report
 from shards.backup.sandbox import Sandbox
-from shards.backup.take import Report
 from shards.files.disk import DISK
 from shards.log import records
 from shards.log.files import SEGMENT, segment_name

@@ -2,23 +2,21 @@
 
 No other process waits: the snapshot's files never change, and are opened before anything else, so that a newer snapshot
 may remove them in the meantime; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup
-has nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps,
-since one large flush would delay those of the log.
+has nothing that the store could lose. Everything is verified while it is copied.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
-from shards.files import checksummed_json
+from shards.backup.copies import BackupCopy, BackupError, DirectoryCopy, Report, StreamCopy
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.files.trusted_path import Care, Planted, require_private_directory, resolve_path, user_name
@@ -29,19 +27,10 @@ from shards.log.image import LogFold
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import pin_log
 from shards.log.recovery import examine_log
-from shards.maps.snapshot import new_digest
 from shards.wire.clock import counted_ms
 
 _CHUNK = 1 << 20
-_FLUSH_EVERY = 8 << 20
 _OURS = (LOG, SNAPSHOTS, NAME, UNFINISHED)
-
-Report = Callable[[int, int], object]
-"""Called while something long is done: bytes done, bytes in all."""
-
-
-class BackupError(Exception):
-    """A backup cannot be taken; the message says why."""
 
 
 class LogEnd(NamedTuple):
@@ -116,10 +105,26 @@ def back_up(source: BackupSource, target: Path, version: str, report: Report, *,
     """
     target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
-    with _new_target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
+    with _new_target(target):
+        return _copy_store(source, lambda secret: DirectoryCopy(target, secret, report), version, segment)
+
+
+def stream_backup(
+    source: BackupSource, stream: BinaryIO, version: str, report: Report, *, segment: int = SEGMENT
+) -> Archive:
+    """Write the store `source` to `stream` as a tar archive of what `back_up` puts into a directory; describe it.
+
+    Raises what `back_up` does. The stream is incomplete then: what is unpacked of it is no backup.
+    """
+    return _copy_store(source, lambda secret: StreamCopy(stream, secret, report), version, segment)
+
+
+def _copy_store(source: BackupSource, open_copy: Callable[[int], BackupCopy], version: str, segment: int) -> Archive:
+    """Copy snapshot and log. `open_copy` is given the secret of the store."""
+    with pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
         held.keep_from(manifest.replay_lsn)
-        copy = _Copy(target, manifest.secret, report)
+        copy = open_copy(manifest.secret)
         begin = manifest.replay_lsn - manifest.replay_lsn % segment
         copy.expect(manifest.snapshot_bytes + source.tail(manifest) - begin)
         for file, fd in files:
@@ -138,9 +143,7 @@ def back_up(source: BackupSource, target: Path, version: str, report: Report, *,
             last_revision=end.revision,
             taken_ms=end.time_ms,
         )
-        for directory in (*copy.directories, target):
-            DISK.sync_directory(directory)
-        checksummed_json.write(archive, target / NAME, target / UNFINISHED)
+        copy.finish(archive)
     return archive
 
 
@@ -227,65 +230,18 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
                 ) from None
 
 
-class _Copy:
-    """Writes the files of a backup, and reports its progress."""
-
-    def __init__(self, target: Path, secret: int, report: Report) -> None:
-        self._target, self._secret, self._report = target, secret, report
-        self._done = self._total = 0
-        self.directories: list[Path] = []
-
-    def expect(self, total: int) -> None:
-        """Set the total of bytes. Raises `BackupError` if there is no room for the rest of them."""
-        self._total = total
-        status = os.statvfs(self._target)
-        free = status.f_bavail * status.f_frsize
-        if total - self._done > free:
-            raise BackupError(
-                f"there is no room for the backup in {self._target}: it takes {total - self._done >> 20} MiB more, "
-                f"{free >> 20} are free"
-            )
-
-    def write(self, name: str, chunks: Iterator[bytes]) -> tuple[int, str]:
-        """Write the file `name`, durably; its size and checksum. Raises `OSError`."""
-        path = self._target / name
-        self._make_directory(path.parent)
-        digest, size = new_digest(self._secret), 0
-        fd = DISK.create(path)
-        try:
-            for chunk in chunks:
-                if os.write(fd, chunk) != len(chunk):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-                digest.update(chunk)
-                size += len(chunk)
-                if size % _FLUSH_EVERY < len(chunk):
-                    os.fdatasync(fd)
-                self._done += len(chunk)
-                self._report(self._done, max(self._total, self._done))
-            os.fsync(fd)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        finally:
-            os.close(fd)
-        return size, digest.hexdigest()
-
-    def _make_directory(self, path: Path) -> None:
-        if path not in self.directories and path != self._target:
-            self._make_directory(path.parent)
-            path.mkdir(mode=0o700)
-            self.directories.append(path)
-
-
-def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
+def _copy_file(copy: BackupCopy, file: SnapshotFile, fd: int) -> None:
     chunks = iter(lambda: os.read(fd, _CHUNK), b"")
-    if copy.write(f"{SNAPSHOTS}/{file.name}", chunks) != (file.size, file.checksum):
+    if copy.write(f"{SNAPSHOTS}/{file.name}", file.size, chunks) != file.checksum:
         raise BackupError(
             f"the snapshot file {file.name} of the store is damaged: its checksum is not that in the manifest; "
             "`kvserver check` has details"
         )
 
 
-def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int) -> tuple[list[LogPart], Reach]:
+def _copy_log(
+    copy: BackupCopy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int
+) -> tuple[list[LogPart], Reach]:
     """Copy the log from the segment with the replay position to `end`, and verify it."""
     parts, reach = [], Reach(manifest)
     fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
@@ -294,10 +250,9 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segme
         data = _read_part(log_dir / segment_name(number), min(segment, end.lsn - base))
         for record in fold.walk(data, base, manifest.secret, segment):
             reach.take(record)
-        size, digest = copy.write(
-            f"{LOG}/{segment_name(number)}", (data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK))
-        )
-        parts.append(LogPart(number=number, size=size, checksum=digest))
+        chunks = (data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK))
+        digest = copy.write(f"{LOG}/{segment_name(number)}", len(data), chunks)
+        parts.append(LogPart(number=number, size=len(data), checksum=digest))
     if fold.lsn < end.lsn or fold.next_revision - 1 != end.revision:
         number, offset = divmod(fold.lsn, segment)
         raise BackupError(

@@ -52,13 +52,18 @@ class _Version(msgspec.Struct):
     format: int
 
 
+def encode(content: msgspec.Struct) -> bytes:
+    """Return `content` as the text of a file, with its checksum."""
+    plain = msgspec.to_builtins(content)
+    return msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _compute_checksum(plain)})) + b"\n"
+
+
 def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
     """Put `content` at `path`, durably. `temporary` is in the same directory. Raises `OSError`, which names it; then
     what was at `path` may still be there."""
     fd = DISK.create(temporary)
     try:
-        plain = msgspec.to_builtins(content)
-        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _compute_checksum(plain)})) + b"\n"
+        text = encode(content)
         if os.write(fd, text) != len(text):
             raise OSError(errno.ENOSPC, "it is incomplete")
         os.fsync(fd)

@@ -78,7 +78,7 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert len(names) == 5
+    assert len(names) == 7
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 

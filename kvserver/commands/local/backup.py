@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -19,41 +22,75 @@ from kvserver.commands.local.local_store import (
     stopped_store,
 )
 from kvserver.commands.options import setting_options
-from kvserver.commands.terminal import Report, exit_with, print_line, progress_bar
+from kvserver.commands.terminal import Report, exit_for_output, exit_with, print_line, progress_bar
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive
-from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
+from shards.backup.copies import BackupError
+from shards.backup.take import BackupSource, RunningStore, StoppedStore, back_up, stream_backup
+from shards.host.logs import escape_controls
 from shards.log.files import LogError
 from shards.log.manifest import ManifestError
 from shards.log.pins import NoPlace
 from shards.log.recovery import Damaged
 
+STREAM: Final = "-"
+
 HELP = """Copy the whole store, as it is at one revision, to the new or empty directory TO.
+
+With - for TO the backup goes to standard output, as a tar archive of such a directory.
 
 The server may run: no write waits for the backup, but it shares processor and disk. The backup can be restored to that
 revision and to every earlier one back to the store's own last snapshot; the command prints that range.
 """
 
 
+Take = Callable[[BackupSource, Report], Archive]
+"""Takes a backup of a store."""
+
+
 def back_up_store(to: str, **given: str | None) -> None:
     """Run the command: print the backup's range, or exit with 1."""
-    settings, target = settings_of(given), Path(to)
+    settings = settings_of(given)
     interruptible()
     lower_priority()
     try:
         with progress_bar("backup") as report:
-            archive = _back_up(settings, target, report)
+            archive = _back_up(settings, _choose_take(to), report)
     except (CommandRefused, BackupError, ManifestError, LogError, NoPlace, Damaged) as error:
         exit_with(error)
+    except BrokenPipeError as error:
+        exit_for_output(error)
     except OSError as error:
         exit_with(f"no backup was taken: {explain_os_error(error, None)}")
     files = len(archive.manifest.files) + len(archive.log) + 1
-    print_line(f"revision {archive.last_revision} is in {target}: {size_text(archive.size)} in {files} files")
-    print_line(f"it can be restored to {restorable_range(archive)}")
+    where = "was written to standard output" if to == STREAM else f"is in {Path(to)}"
+    for line in (
+        f"revision {archive.last_revision} {where}: {size_text(archive.size)} in {files} files",
+        f"it can be restored to {restorable_range(archive)}",
+    ):
+        if to == STREAM:
+            click.echo(escape_controls(line), err=True)
+        else:
+            print_line(line)
 
 
-def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:
+def _choose_take(to: str) -> Take:
+    """Return what takes a backup to the directory `to`, or to standard output. Raises `CommandRefused`."""
+    if to != STREAM:
+        return lambda source, report: back_up(source, Path(to), __version__, report)
+    if sys.stdout.isatty():
+        raise CommandRefused("the backup would go to the terminal: redirect it, as in `kvserver backup - > store.tar`")
+    return _stream
+
+
+def _stream(source: BackupSource, report: Report) -> Archive:
+    archive = stream_backup(source, sys.stdout.buffer, __version__, report)
+    sys.stdout.buffer.flush()
+    return archive
+
+
+def _back_up(settings: ServerSettings, take: Take, report: Report) -> Archive:
     if settings.in_memory:
         raise CommandRefused("a store in memory cannot be backed up: it has no snapshots and no history")
     board = open_running_board(settings)
@@ -63,12 +100,12 @@ def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:
                 raise CommandRefused(
                     "this server keeps its store in memory, which cannot be backed up: it has no history"
                 )
-            return back_up(RunningStore(board), target, __version__, report)
+            return take(RunningStore(board), report)
         finally:
             board.close()
     require_store(settings)
     with stopped_store(settings.data_dir):
-        return back_up(StoppedStore(settings.data_dir), target, __version__, report)
+        return take(StoppedStore(settings.data_dir), report)
 
 
 def restorable_range(archive: Archive) -> str:

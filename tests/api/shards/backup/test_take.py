@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from shards.backup import take as backup
+from shards.backup import copies
 from shards.backup.archive import (
     NAME,
     UNFINISHED,
@@ -17,7 +20,8 @@ from shards.backup.archive import (
     ArchiveError,
     RestoreTarget,
 )
-from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
+from shards.backup.copies import BackupError
+from shards.backup.take import RunningStore, StoppedStore, back_up, stream_backup
 from shards.log.manifest import Manifest
 from shards.log.pins import pin_log, pinned_lsns
 from tests.api.maps import Run
@@ -71,6 +75,39 @@ def test_a_stopped_store_is_backed_up_as_it_lies_there(run: Run, tmp_path: Path)
     check(restore(tmp_path / "backup", tmp_path / "r")[1], history.oracle(end))
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_stream_unpacks_to_the_same_backup(run: Run, tmp_path: Path, snapshot: bool) -> None:
+    history = History()
+    live_a_while(run, history, random.Random(7), 20)
+    if snapshot:
+        run.snapshot()
+        live_a_while(run, history, random.Random(8), 20)
+    with (tmp_path / "store.tar").open("wb") as file:
+        streamed = stream_backup(RunningStore(run.board), file, "test", quiet, segment=SEGMENT)
+    subprocess.run(["tar", "-x", "-f", "store.tar", "--one-top-level=streamed"], cwd=tmp_path, check=True)
+    taken = take(run, tmp_path / "taken")
+    assert Archive.load(tmp_path / "streamed") == streamed
+    assert streamed.log == taken.log and streamed.manifest == taken.manifest
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "streamed").rglob("*")} == {0}
+    check(restore(tmp_path / "streamed", tmp_path / "r")[1], history.oracle(run.board.last_revision()))
+
+
+def test_a_stream_that_breaks_off_is_no_backup(run: Run, tmp_path: Path) -> None:
+    live_a_while(run, History(), random.Random(1), 5)
+    run.snapshot()
+    whole = io.BytesIO()
+    stream_backup(RunningStore(run.board), whole, "test", quiet, segment=SEGMENT)
+    with tarfile.open(fileobj=io.BytesIO(whole.getvalue())) as tar:
+        last = tar.getmembers()[-1]
+    assert last.name == NAME
+    for number, size in enumerate((0, last.offset // 2, last.offset, last.offset_data + last.size - 1)):
+        (tmp_path / str(number)).mkdir()
+        unpack = ["tar", "-x", "-C", str(tmp_path / str(number))]
+        subprocess.run(unpack, input=whole.getvalue()[:size], capture_output=True)
+        with pytest.raises(ArchiveError):
+            Archive.load(tmp_path / str(number))
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_backup_that_fails_leaves_nothing(run: Run, tmp_path: Path, at: int) -> None:
     live_a_while(run, History(), random.Random(1), 5)
@@ -94,7 +131,7 @@ def test_a_backup_that_fails_leaves_nothing(run: Run, tmp_path: Path, at: int) -
 
 def test_a_full_disk_is_said_and_nothing_is_left(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "backup").mkdir()
-    monkeypatch.setattr(backup.os, "write", lambda fd, data: len(data) // 2)
+    monkeypatch.setattr(copies.os, "write", lambda fd, data: len(data) // 2)
     with pytest.raises(OSError, match="No space left") as raised:
         take(run, tmp_path / "backup")
     assert raised.value.errno == errno.ENOSPC

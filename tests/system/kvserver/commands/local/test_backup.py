@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -120,6 +121,32 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
         # What was restored is backed up like any other.
         succeed(server, "backup", tmp_path / f"{name}-again")
         assert Archive.load(tmp_path / f"{name}-again").last_revision == written
+
+
+def test_a_backup_goes_to_a_stream_that_tar_unpacks(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--shards", "2", "--workers", "1").start()
+    with server.client() as client:
+        client.put("/v1/kv/large", content=bytes(4_000_000)).raise_for_status()
+        revision = int(client.put("/v1/kv/a", content="x").headers["KV-Revision"])
+    take = shlex.join(command(server, "backup", "-"))
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir(mode=0o700)
+    done = subprocess.run(
+        f"{take} | gzip | gunzip | tar -x -C {unpacked}", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout == "", done
+    assert f"revision {revision} was written to standard output" in done.stderr
+    assert Archive.load(unpacked).last_revision == revision
+    cut = subprocess.run(f"{take} | head -c 100", shell=True, capture_output=True, timeout=60)
+    assert (len(cut.stdout), cut.stderr) == (100, b"")
+    assert pinned_lsns(server.data_dir / "locks") == ()
+    server.stop()
+    for path in server.data_dir.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    succeed(server, "restore", unpacked, run_dir=False)
+    server.start()
+    with server.client() as client:
+        assert client.get("/v1/kv/a").text == "x"
 
 
 def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, tmp_path: Path) -> None:
