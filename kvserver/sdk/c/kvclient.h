@@ -1,5 +1,5 @@
 /*
- * kvclient.h: C client of kvserver, a key-value server with a live feed of every change.
+ * kvclient.h: C client of kvserver, a key-value server with a live feed of every change. MIT license.
  *
  * One header, one source file, C99. Needs libcurl >= 7.68, jansson and wslay:
  *

@@ -1,5 +1,5 @@
 /**
- * Client of kvserver for browsers, Node from 20 on, Deno and workers: one module, without dependencies.
+ * Client of kvserver for browsers, Node from 20 on, Deno and workers: one module, without dependencies. MIT license.
  *
  *     import { connect } from "./client.js";
  *     const kv = connect("http://localhost:8080");
