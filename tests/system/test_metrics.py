@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,9 +26,11 @@ from websockets.sync.client import connect
 from kvserver.cli import main
 from tests.system import feeds
 from tests.system.harness import Server, processes_of, wait_for
+from tests.system.load import Load
 from tests.system.raw import HANDSHAKE, Raw, request
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+DEPLOY = Path(__file__).parents[2] / "deploy"
 COUNTING = ("_total", "_bucket", "_count", "_sum")
 
 
@@ -359,12 +363,13 @@ def test_promtool_has_nothing_to_say(server: Server) -> None:
 
 
 @contextmanager
-def prometheus(server: Server, directory: Path) -> Iterator[httpx.Client]:
-    """A Prometheus that scrapes the server, and a client of its API."""
+def prometheus(server: Server, directory: Path, rules: Sequence[Path] = ()) -> Iterator[httpx.Client]:
+    """A Prometheus that scrapes the server and evaluates `rules`, and a client of its API."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(path) for path in rules],
         "scrape_configs": [
             {"job_name": "kvserver", "static_configs": [{"targets": [f"127.0.0.1:{server.metrics_port}"]}]}
         ],
@@ -410,3 +415,52 @@ def test_prometheus_scrapes_and_answers(server: Server, tmp_path: Path) -> None:
         assert value(client, "sum(kvserver_shard_up)") == 2
         (target,) = client.get("/targets").json()["data"]["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
+
+
+def dashboard_queries() -> list[str]:
+    """The queries of the dashboard, with its variables replaced."""
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    found += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+    for variable, value in (("$job", "kvserver"), ("$instance", ".*"), ("$__rate_interval", "4s")):
+        found = [query.replace(variable, value) for query in found]
+    return found
+
+
+QUIET = ("kvserver_start_time_seconds", 'status=~"[45]..')
+"""Queries with these have no result while the server does not start again, and is asked for nothing wrong."""
+
+
+@needs_prometheus
+def test_every_query_of_the_dashboard_and_the_rules_has_an_answer(server: Server, tmp_path: Path) -> None:
+    rules = DEPLOY / "kvserver.rules.yml"
+
+    def result(client: httpx.Client, query: str) -> list[Any]:
+        answer = client.get("/query", params={"query": query})
+        assert answer.status_code == 200, (query, answer.text)
+        found: list[Any] = answer.json()["data"]["result"]
+        return found
+
+    queries = dashboard_queries()
+    assert len(queries) > 30 and not any("$" in query for query in queries)
+    with Load((server.host, server.port), writers=2), prometheus(server, tmp_path, [rules]) as client:
+        wait_for(lambda: is_scraped(client), "a scrape")
+        for query in queries:
+            if not any(word in query for word in QUIET):
+                wait_for(lambda: result(client, query), f"a result of {query}")  # noqa: B023
+            assert isinstance(result(client, query), list)
+        groups = client.get("/rules").json()["data"]["groups"]
+        assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"] == []
+        recorded = re.findall(r"record: (\S+)", rules.read_text())
+        for name in recorded:
+            if "failed" not in name:
+                wait_for(lambda: result(client, name), f"a result of {name}")  # noqa: B023
+        assert [alert["labels"]["alertname"] for alert in client.get("/alerts").json()["data"]["alerts"]] == []
+
+
+def is_scraped(client: httpx.Client) -> bool:
+    try:
+        found = client.get("/query", params={"query": 'up{job="kvserver"} == 1'}).json()["data"]["result"]
+    except httpx.HTTPError:  # it starts
+        return False
+    return bool(found)

@@ -87,8 +87,18 @@ def test_prometheus_takes_its_configuration_and_knows_the_figures() -> None:
     done = subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     source = (DEPLOY.parent / "kvserver" / "serve" / "metrics" / "collectors.py").read_text()
-    named = set(re.findall("kvserver_[a-z_]+", (DEPLOY / "kvserver.rules.yml").read_text()))
+    texts = [(DEPLOY / name).read_text() for name in ("kvserver.rules.yml", "grafana.json")]
+    named = set(re.findall("(?<!:)kvserver_[a-z_]+", "".join(texts)))
     assert named and all(f'"{name.removesuffix("_total")}"' in source for name in named)
+
+
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    needs("promtool")
+    rules = Path(__file__).with_name("kvserver.rules.test.yml")
+    done = subprocess.run(["promtool", "test", "rules", rules], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alerts = set(re.findall(r"alert: (\w+)", (DEPLOY / "kvserver.rules.yml").read_text()))
+    assert alerts == set(re.findall(r"alertname: (\w+)", rules.read_text()))
 
 
 def test_the_container_is_built_of_what_there_is() -> None:
