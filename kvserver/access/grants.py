@@ -32,6 +32,8 @@ class Grants(msgspec.Struct, frozen=True):
     Attributes:
         name: of the token, empty without tokens.
         id: the beginning of the token's SHA-256: another token of the same name has another. Empty without tokens.
+        ends_ms: when these rights end, by the steady clock; 0: with the token. Others are a part of the token's rights
+            that its bearer has handed on.
     """
 
     name: str
@@ -40,12 +42,14 @@ class Grants(msgspec.Struct, frozen=True):
     write: tuple[bytes, ...] = ()
     feed: tuple[bytes, ...] = ()
     admin: tuple[bytes, ...] = ()
+    ends_ms: int = 0
 
     @classmethod
     def of(cls, name: str, id: str, allowed: Iterable[tuple[Verb, bytes]]) -> Grants:
         """Make grants of pairs of a verb and a prefix, in any order; prefixes may lie inside others."""
         pairs = list(allowed)
-        return cls(name, id, **{verb: _drop_nested(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
+        read, write, feed, admin = (_drop_nested(prefix for each, prefix in pairs if each == verb) for verb in VERBS)
+        return cls(name, id, read, write, feed, admin)
 
     def may(self, verb: Verb, key: bytes) -> bool:
         """Whether `verb` is granted on `key`."""
@@ -64,6 +68,26 @@ class Grants(msgspec.Struct, frozen=True):
             return (prefix,)
         prefixes: tuple[bytes, ...] = getattr(self, verb)
         return tuple(each for each in prefixes if each.startswith(prefix))
+
+    def hand_on(self, allowed: Iterable[tuple[Verb, bytes]], ends_ms: int) -> Grants:
+        """Return a part of these rights, which ends no later than they do: pairs of a verb and a prefix, in any order.
+
+        Raises `Forbidden` for a pair that these rights do not cover.
+        """
+        pairs = list(allowed)
+        for verb, prefix in pairs:
+            self.require_all(verb, prefix)
+        ends_ms = min(ends_ms, self.ends_ms or ends_ms)
+        return msgspec.structs.replace(Grants.of(self.name, self.id, pairs), ends_ms=ends_ms)
+
+    def within(self, outer: Grants) -> Grants:
+        """Return these rights as far as `outer` has them, too."""
+        narrowed = {verb: self._common_prefixes(verb, outer) for verb in VERBS}
+        return msgspec.structs.replace(self, **narrowed)
+
+    def _common_prefixes(self, verb: Verb, outer: Grants) -> tuple[bytes, ...]:
+        own: tuple[bytes, ...] = getattr(self, verb)
+        return _drop_nested(part for prefix in own for part in outer.prefixes_within(verb, prefix))
 
     def require(self, verb: Verb, key: bytes) -> None:
         """Raise `Forbidden` unless `verb` is granted on `key`."""

@@ -10,7 +10,8 @@ it discloses nothing about the token.
 
 EventSource comes back to the same URL, so to the same ticket, which is used up. The ids of an SSE stream that a ticket
 opened therefore end in a resume token: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of
-this run. A client with both ticket and resume token resumes the stream. No process stores either.
+this run. A client with both ticket and resume token resumes the stream. No process stores either. Who has only a part
+of a token's rights (`delegation`) asks for a new ticket instead.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ _CODE_BYTES: Final = 16
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    """The content of a ticket's file. `id`: of the token."""
+    """The content of a ticket's file. `grants`: of who asked for it."""
 
-    id: str
+    grants: Grants
     kind: Kind
     ends_ms: int  # steady time
 
@@ -97,13 +98,13 @@ class Tickets:
         if not grants.feed:
             raise Forbidden("the token grants feed on no key")
         now = self._board.now()
-        label, ends_ms = self._label_of(grants.id), now.steady_ms + LIFETIME_S * 1000
+        label, ends_ms = self._label_of(grants), now.steady_ms + LIFETIME_S * 1000
         ticket = b"kvt_" + label.encode() + secrets.token_urlsafe(32).encode()
         if self._tokens.required:
             directory = self._directory / label
             try:
                 self._require_share(directory, now.steady_ms)
-                _write_ticket(directory / _file_name(ticket), _Ticket(grants.id, kind, ends_ms))
+                _write_ticket(directory / _file_name(ticket), _Ticket(grants, kind, ends_ms))
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
                     raise Overloaded(f"the ticket cannot be written: {_find_obstacle(directory)}") from None
@@ -146,7 +147,7 @@ class Tickets:
             raise BadTicket(f"it is older than {LIFETIME_S} seconds")
         if found.kind != kind:
             raise BadTicket(f"it is for {found.kind}, not for {kind}")
-        grants = self._tokens.grants_of(found.id)
+        grants = self._tokens.current_grants(found.grants)
         if grants is None:
             raise BadTicket("the token it was issued to was revoked")
         return grants
@@ -162,14 +163,19 @@ class Tickets:
         stamp, code = decoded[:_STAMP_BYTES], decoded[_STAMP_BYTES:]
         if form is None or not hmac.compare_digest(code, self._authentication_code(ticket, stamp)):
             raise BadTicket("it is unknown, or another stream used it")
-        grants = next((each for each in self._tokens.all_grants() if self._label_of(each.id).encode() == form[1]), None)
+        grants = next((each for each in self._tokens.all_grants() if self._label_of(each).encode() == form[1]), None)
         too_old = int.from_bytes(stamp, "big") + RESUME_S <= self._board.steady_ms() // 1000
         if grants is None or too_old:
             raise BadTicket("its stream ended too long ago, or the token it was issued to was revoked")
         return grants
 
-    def _label_of(self, id: str) -> str:
-        return hashlib.blake2b(id.encode(), key=self._key, digest_size=8, person=b"token").hexdigest()
+    def _label_of(self, grants: Grants) -> str:
+        """Return the name of the directory for the tickets of a token's bearer.
+
+        Those who have a part of the rights share another one: a resumed stream has no ticket that says which part.
+        """
+        person = b"part of a token" if grants.ends_ms else b"token"
+        return hashlib.blake2b(grants.id.encode(), key=self._key, digest_size=8, person=person).hexdigest()
 
     def _authentication_code(self, ticket: bytes, stamp: bytes) -> bytes:
         return hmac.digest(self._key, stamp + ticket, "sha256")[:_CODE_BYTES]

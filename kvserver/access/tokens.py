@@ -14,13 +14,14 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from kvserver.access.grants import EVERYTHING, Grants
+from kvserver.access.delegation import BEGINNING, Signer
+from kvserver.access.grants import EVERYTHING, Grants, Verb
 from shards.host.board import Board, LogWords, ProcessRow
 from shards.wire.errors import InvalidToken, Unauthorized
 
@@ -112,6 +113,7 @@ class Tokens:
     def __init__(self, board: Board) -> None:
         """Raises `TokensError`: without tokens no request can be authenticated."""
         self._board, self._path = board, board.path.with_name(FILE)
+        self._signer = Signer(board)
         self.required = False
         self.generation = 0
         self._tokens: list[Token] = []
@@ -148,13 +150,34 @@ class Tokens:
         scheme, _, text = (authorization or b"").strip(b" \t").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthorized
-        sent, found = hash_token(text.lstrip(b" ")), None
+        text = text.lstrip(b" ")
+        if text.startswith(BEGINNING):
+            return self._authenticate_delegate(text)
+        sent, found = hash_token(text), None
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, sent):
                 found = token.grants
         if found is None:
             raise InvalidToken
         return found
+
+    def _authenticate_delegate(self, text: bytes) -> Grants:
+        """Return the rights that were handed on as `text`. Raises `InvalidToken`."""
+        signed = self._signer.read(text)
+        current = None if signed is None else self.current_grants(signed)
+        if current is None:
+            raise InvalidToken
+        return current
+
+    def hand_on(self, grants: Grants, allowed: Iterable[tuple[Verb, bytes]], seconds: int) -> tuple[str, int]:
+        """Hand a part of the rights of a token's bearer on; return the text to send as a token, and when it ends.
+
+        `allowed`: pairs of a verb and a prefix. `seconds`: how long they last; the end is in Unix milliseconds. Raises
+        `Forbidden` if the bearer does not have them.
+        """
+        now = self._board.now()
+        part = grants.hand_on(allowed, now.steady_ms + seconds * 1000)
+        return self._signer.sign(part), part.ends_ms - now.behind_ms
 
     @property
     def count(self) -> int:
@@ -166,8 +189,19 @@ class Tokens:
         return (token.grants for token in self._tokens)
 
     def current_grants(self, grants: Grants) -> Grants | None:
-        """Return the present grants of the token that gave `grants`; None if it was revoked."""
-        return self.grants_of(grants.id)
+        """Return what `grants` are now that their token may grant less; None if it was revoked, or if they ended."""
+        current = self.grants_of(grants.id)
+        if not grants.ends_ms or current is None:
+            return current
+        return grants.within(current) if self._board.steady_ms() < grants.ends_ms else None
+
+    def unix_end(self, grants: Grants) -> int | None:
+        """Return when `grants` end, in Unix milliseconds; None: with their token."""
+        return grants.ends_ms - self._board.now().behind_ms if grants.ends_ms else None
+
+    def has_ended(self, grants: Grants) -> bool:
+        """Whether `grants` were for a time that is over."""
+        return 0 < grants.ends_ms <= self._board.steady_ms()
 
     def grants_of(self, id: str) -> Grants | None:
         """Return the grants of the token `id`; None if it does not exist."""

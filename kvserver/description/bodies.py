@@ -277,6 +277,7 @@ _RESULT: Final = record(
 
 def make_body_schemas() -> dict[str, Schema]:
     """Return all schemas, by name."""
+    _, ticket = msgspec.json.schema_components([Asked], ref_template="#/components/schemas/{name}")
     results = record("The results, in the order of the operations.", results=listed(ref("BatchResult")))
     return {
         "Problem": _problem_schema(),
@@ -284,10 +285,12 @@ def make_body_schemas() -> dict[str, Schema]:
         **_batch_schemas(),
         "BatchResult": _RESULT,
         "BatchAnswer": results,
-        "TicketRequest": msgspec.json.schema_components([Asked])[1]["Asked"],
+        "TicketRequest": ticket["Asked"],
+        "AskedGrant": ticket["AskedGrant"],
         "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
         "WhoAmI": record(
             "The bearer of a token.",
+            {"expires": _described(TIME.schema, "Of a ticket for `kv`: when it ends.")},
             name=_described({"type": ["string", "null"]}, "Name of the token; null: the server has no tokens."),
             grants=listed(
                 record(

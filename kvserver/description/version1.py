@@ -328,11 +328,20 @@ _FEED: Final = (
         route=routes.TICKETS,
         method="post",
         tag=FEED_TAG,
-        summary="A ticket for a feed",
-        description="Browsers cannot send a token when they open a feed, but they can send `?ticket=`. A ticket is "
-        "valid for 30 seconds and one connection.",
-        body={JSON: Media(ref("TicketRequest"), {"for": "websocket"})},
-        grants="`feed` on any key",
+        summary="A ticket for a feed, or for a page",
+        description="For `sse` and `websocket`: browsers cannot send a token when they open a feed, but they can send "
+        "`?ticket=`. Such a ticket is valid for 30 seconds and one connection.\n\n"
+        "For `kv`: a part of the rights of the token that is sent, for `ttl` seconds (1 to 3,600; 300 if left out). It "
+        "is sent as a token is, `Authorization: Bearer …`, to REST and to the feed, and can ask for tickets itself. A "
+        "backend gives one to the page of its user. It ends with its time, with its token, and when the server "
+        "restarts; whatever is taken from the token is taken from it. Feeds that it opened are closed then.",
+        body={
+            JSON: Media(
+                ref("TicketRequest"),
+                {"for": "kv", "grants": [{"prefix": "rooms/7/", "allow": ["read", "feed"]}], "ttl": 300},
+            )
+        },
+        grants="`feed` on any key; for `kv` all that is asked for",
         answers=(
             Success(
                 201,
@@ -341,7 +350,11 @@ _FEED: Final = (
             ),
         ),
         errors=(Forbidden, UnsupportedMediaType, InsufficientStorage),
-        examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
+        examples=(
+            'curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',
+            'curl -d \'{"for":"kv","grants":[{"prefix":"rooms/7/","allow":["read","feed"]}]}\' '
+            "http://localhost:8080/v1/tickets",
+        ),
     ),
 )
 

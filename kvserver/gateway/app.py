@@ -50,6 +50,7 @@ class Gateway:
         self._counts: Counts | None = None
         self._access_log: AccessLog | None = None
         self._open: dict[WebSocketSession | StreamSession, Callable[[], None]] = {}  # what gives its place back
+        self._ending: set[WalSession | FeedSession] = set()  # those whose rights end at a time
 
     def open(self, follower: LogFollower, access: FeedAccess, settings: ServerSettings, counts: Counts) -> None:
         """Admit clients to the history that `follower` follows; their requests are counted in `counts`."""
@@ -65,11 +66,17 @@ class Gateway:
         self.follower = None
 
     def refresh_tokens(self) -> None:
-        """Close connections whose tokens were revoked or grant less. To be called a few times a second."""
-        if self._access is not None and self._access.tokens.refresh():
-            for session in list(self._open):
-                if isinstance(session, WalSession | FeedSession):
-                    session.recheck_grants(self._access.tokens.current_grants(session.grants))
+        """Close connections whose tokens were revoked or grant less, or whose rights have ended.
+
+        To be called a few times a second.
+        """
+        if self._access is None:
+            return
+        tokens = self._access.tokens
+        due = self._open if tokens.refresh() else [each for each in self._ending if tokens.has_ended(each.grants)]
+        for session in list(due):
+            if isinstance(session, WalSession | FeedSession):
+                session.recheck_grants(tokens.current_grants(session.grants))
 
     def admit(self, head: Head, peer: str) -> WebSocketSession | StreamSession:
         """Make the session for a well-formed request of `peer` (`ip:port`). Raises `KVError`."""
@@ -96,6 +103,8 @@ class Gateway:
             give_back()
             raise
         self._open[session] = give_back
+        if isinstance(session, WalSession | FeedSession) and session.grants.ends_ms:
+            self._ending.add(session)
         return session
 
     def _end_stream(self, head: Head) -> StreamSession:
@@ -135,6 +144,8 @@ class Gateway:
     def leave(self, session: WebSocketSession | StreamSession) -> None:
         """End a session that `admit` made, and give its place back."""
         self._open.pop(session)()
+        if isinstance(session, WalSession | FeedSession):
+            self._ending.discard(session)
         session.end()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def guarded(make_dir: Callable[[str], Path]) -> Iterator[Guarded]:
     options = ["--shards", "2", "--workers", "1", "--gateways", "2", "--feed-port", "0", "--tokens", str(file)]
     with Server(place / "data", *options) as server:
         yield Guarded(server, file)
-        assert "-secret" not in server.log() and "kvt_" not in server.log()
+        assert not [word for word in ("-secret", "kvt_", "kvd_") if word in server.log()]
 
 
 def authorization(name: str) -> dict[str, str]:
@@ -136,6 +137,65 @@ def test_streams_end_when_their_token_is_revoked(guarded: Guarded) -> None:
             assert (last[-1]["type"], last[-1]["reason"]) == ("closing", "revoked")
             guarded.ask("PUT", "/v1/kv/after", b"v")
             assert [event["key"] for event in events(other, 1)] == ["after"]
+        finally:
+            guarded.reload()
+
+
+def hand_on(guarded: Guarded, name: str, ttl: int, **grants: list[str]) -> dict[str, str]:
+    """The header of a ticket for requests: from prefix to verbs, handed on by the bearer of a token."""
+    asked = {"for": "kv", "ttl": ttl, "grants": [{"prefix": p, "allow": allow} for p, allow in grants.items()]}
+    answer = json.loads(guarded.ask("POST", "/v1/tickets", json.dumps(asked).encode(), name))
+    assert answer["ticket"].startswith("kvd_")
+    return {"Authorization": f"Bearer {answer['ticket']}"}
+
+
+def test_a_page_gets_a_part_of_the_rights_of_its_backend(guarded: Guarded) -> None:
+    page = hand_on(guarded, "root", 600, **{"rooms/7/": ["read", "write", "feed"], "news": ["read"]})
+    guarded.ask("PUT", "/v1/kv/news", b"n")
+    with guarded.server.client() as client:
+        assert client.put("/v1/kv/rooms/7/a", content=b"v", headers=page).status_code == 201
+        for path, status in (("rooms/7/a", 200), ("news", 200), ("rooms/8/a", 403)):
+            assert client.get(f"/v1/kv/{path}", headers=page).status_code == status, path
+        assert client.put("/v1/kv/news", content=b"v", headers=page).status_code == 403
+        found = client.get("/v1/whoami", headers=page).json()
+        assert [row["prefix"] for row in found["grants"]] == ["news", "rooms/7/"] and found["expires"]
+        for asked, status in (
+            ({"for": "kv", "grants": [{"prefix": "rooms/7/x", "allow": ["read"]}]}, 201),
+            ({"for": "kv", "grants": [{"prefix": "rooms/", "allow": ["read"]}]}, 403),
+            ({"for": "kv", "grants": [{"prefix": "", "allow": ["admin"]}]}, 403),
+        ):
+            assert client.post("/v1/tickets", json=asked, headers=page).status_code == status, asked
+        ticket = client.post("/v1/tickets", json={"for": "websocket"}, headers=page).json()["ticket"]
+        once = client.post("/v1/tickets", json={"for": "sse"}, headers=page).json()["ticket"]
+    with (
+        lines(guarded.server, headers=page) as stream,
+        websocket(guarded.server, ticket=ticket) as socket,
+        lines(guarded.server, "text/event-stream", ticket=once) as sse,
+    ):
+        assert next(stream)["type"] == receive(socket)["type"] == next(sse)["type"] == "bookmark"
+        for key in ("news", "rooms/8/b", "rooms/7/b"):
+            guarded.ask("PUT", f"/v1/kv/{key}", b"w")
+        assert [event["key"] for event in events(stream, 1)] == ["rooms/7/b"]
+        for messages in (iter(lambda: receive(socket), None), sse):
+            assert [event["key"] for event in events(messages, 1)] == ["rooms/7/b"]
+    again = {"Accept": "text/event-stream", "Last-Event-ID": "1.1~AAAA"}
+    assert ask(guarded, headers=again, ticket=once).status_code == 401, "no stream is resumed with more rights"
+
+
+def test_what_was_handed_on_ends_with_its_time_and_with_its_token(guarded: Guarded) -> None:
+    short = hand_on(guarded, "all", 2, **{"rooms/": ["feed"]})
+    long = hand_on(guarded, "all", 600, **{"rooms/": ["feed"]})
+    with lines(guarded.server, headers=short) as ends, lines(guarded.server, headers=long) as goes_on:
+        last: list[Message] = list(ends)
+        assert (last[-1]["type"], last[-1]["reason"]) == ("closing", "revoked")
+        assert ask(guarded, headers=short).json()["code"] == "invalid_token"
+        guarded.ask("PUT", "/v1/kv/rooms/1", b"v")
+        assert [event["key"] for event in events(goes_on, 1)] == ["rooms/1"]
+        try:
+            guarded.reload(all=None)
+            last = list(goes_on)
+            assert (last[-1]["type"], last[-1]["reason"]) == ("closing", "revoked")
+            assert ask(guarded, headers=long).json()["code"] == "invalid_token"
         finally:
             guarded.reload()
 

@@ -1,13 +1,17 @@
-"""`/v1/tickets`: tickets with which browsers open a feed, since they cannot send a token with it."""
+"""`/v1/tickets`: what a page sends instead of a token: for one feed, or for requests of the next minutes."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import Meta
 
-from kvserver.access.tickets import Kind, Tickets
+from kvserver.access.delegation import MOST_GRANTS, MOST_PREFIX_BYTES, MOST_SECONDS
+from kvserver.access.grants import Grants, Verb
+from kvserver.access.tickets import Tickets
+from kvserver.access.tokens import Tokens
 from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
@@ -15,12 +19,27 @@ from kvserver.rest import bodies
 from shards.wire.errors import BadRequest
 
 JSON: Final = "application/json"
+DEFAULT_SECONDS: Final = 300
+
+
+class AskedGrant(msgspec.Struct, forbid_unknown_fields=True):
+    """What is asked for on the keys that start with a prefix."""
+
+    prefix: Annotated[str, Meta(max_length=MOST_PREFIX_BYTES)]
+    allow: Annotated[list[Verb], Meta(min_length=1, max_length=4)]
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True, rename={"kind": "for"}):
-    """The body of a request for a ticket."""
+    """The body of a request for a ticket.
 
-    kind: Kind
+    Attributes:
+        kind: what it is for. The other members belong to `kv`.
+        ttl: seconds.
+    """
+
+    kind: Literal["sse", "websocket", "kv"]
+    grants: Annotated[list[AskedGrant], Meta(min_length=1, max_length=MOST_GRANTS)] | None = None
+    ttl: Annotated[int, Meta(ge=1, le=MOST_SECONDS)] | None = None
 
 
 _decode = msgspec.json.Decoder(Asked).decode
@@ -29,20 +48,44 @@ _decode = msgspec.json.Decoder(Asked).decode
 class TicketOffice:
     """`/v1/tickets`"""
 
-    def __init__(self, tickets: Tickets) -> None:
-        self._tickets = tickets
+    def __init__(self, tickets: Tickets, tokens: Tokens) -> None:
+        self._tickets, self._tokens = tickets, tokens
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """201 with a ticket and when it ends."""
         query.parse(req.scope["query_string"], query.NOTHING)
         bodies.refuse_coded(req)
         bodies.own_type(req, JSON)
-        body = await bodies.read_json(req)
-        try:
-            asked = _decode(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise BadRequest(f'expected {{"for":"sse"}} or {{"for":"websocket"}}: {error}') from None
-        text, expires_ms = self._tickets.issue(req.scope[GRANTS], asked.kind)
+        asked = _read(await bodies.read_json(req))
+        text, expires_ms = self._issue(req.scope[GRANTS], asked)
         resp.status = 201
         resp.content_type = JSON
         resp.data = msgspec.json.encode({"ticket": text, "expires": rfc3339(expires_ms)})
+
+    def _issue(self, grants: Grants, asked: Asked) -> tuple[str, int]:
+        """Return a ticket, and when it ends, in Unix milliseconds. Raises `BadRequest` and what its issuer raises."""
+        if asked.kind != "kv":
+            if asked.grants is not None or asked.ttl is not None:
+                raise BadRequest(
+                    f"grants and ttl belong to a ticket for kv: one for {asked.kind} has those of its token"
+                )
+            return self._tickets.issue(grants, asked.kind)
+        if asked.grants is None:
+            raise BadRequest("a ticket for kv needs grants: which prefixes, and what is allowed on them")
+        pairs = [(verb, each.prefix.encode()) for each in asked.grants for verb in each.allow]
+        if any(verb == "admin" and prefix for verb, prefix in pairs):
+            raise BadRequest('admin concerns the whole server: ask for it with prefix ""')
+        if sum(len(each.prefix.encode()) for each in asked.grants) > MOST_PREFIX_BYTES:
+            raise BadRequest(f"the prefixes of a ticket may have {MOST_PREFIX_BYTES} bytes in all")
+        return self._tokens.hand_on(grants, pairs, DEFAULT_SECONDS if asked.ttl is None else asked.ttl)
+
+
+def _read(body: bytes) -> Asked:
+    """Read the body of a request. Raises `BadRequest`."""
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadRequest(
+            'expected {"for":"sse"}, {"for":"websocket"}, or '
+            f'{{"for":"kv","grants":[{{"prefix":"rooms/7/","allow":["read","feed"]}}],"ttl":300}}: {error}'
+        ) from None

@@ -8,18 +8,26 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import VERBS, Grants
+from kvserver.access.tokens import Tokens
 from kvserver.api import query
+from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
 
 
 class WhoAmI:
     """`/v1/whoami`"""
 
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 with name and grants of the token; without tokens everybody has all of them."""
+        """200 with name and grants of the token, and when they end if they do; without tokens everybody has all."""
         query.parse(req.scope["query_string"], query.NOTHING)
         resp.content_type = "application/json"
-        resp.data = msgspec.json.encode(describe_grants(req.scope[GRANTS]))
+        grants = req.scope[GRANTS]
+        ends_ms = self._tokens.unix_end(grants)
+        described = describe_grants(grants) | ({} if ends_ms is None else {"expires": rfc3339(ends_ms)})
+        resp.data = msgspec.json.encode(described)
 
     on_head = on_get
 

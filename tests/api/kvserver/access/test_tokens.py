@@ -9,7 +9,7 @@ import pytest
 from kvserver.access import tokens
 from kvserver.access.grants import EVERYTHING
 from kvserver.access.tokens import Tokens, TokensError, hash_token, publish_tokens
-from shards.wire.errors import InvalidToken, Unauthorized
+from shards.wire.errors import Forbidden, InvalidToken, Unauthorized
 from tests.api.kvserver.access.boards import Clock, token
 
 
@@ -108,3 +108,46 @@ def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_pat
 
 
 # What stands in the place of tickets
+
+
+def test_rights_that_are_handed_on_end_with_their_time(board: Clock) -> None:
+    a = token("a", b"secret-a", read=(b"",), feed=(b"f/",))
+    publish_tokens(board, [a])
+    here = Tokens(board)
+    text, end = here.hand_on(a.grants, [("read", b"x/")], 60)
+    assert end == board.now().wall_ms + 60_000
+    sent = b"Bearer " + text.encode()
+    found = Tokens(board).authenticate(sent)
+    assert (found.name, found.id, found.read, found.feed) == ("a", a.grants.id, (b"x/",), ())
+    assert here.current_grants(found) == found and not here.has_ended(found) and here.unix_end(found) == end
+    assert here.unix_end(a.grants) is None and not here.has_ended(a.grants)
+    board.time_ms += 59_999
+    assert here.authenticate(sent) == found
+    longer, its_end = here.hand_on(found, [("read", b"x/y")], 600)
+    assert its_end == end, "no longer than what it comes from"
+    board.time_ms += 1
+    assert here.has_ended(found) and here.current_grants(found) is None
+    for ended in (text, longer):
+        with pytest.raises(InvalidToken):
+            here.authenticate(b"Bearer " + ended.encode())
+
+
+def test_rights_that_are_handed_on_never_exceed_those_of_the_token(board: Clock) -> None:
+    a = token("a", b"secret-a", read=(b"x/",), write=(b"x/",))
+    publish_tokens(board, [a])
+    here = Tokens(board)
+    for pairs in ([("read", b"")], [("read", b"y/")], [("feed", b"x/")], [("read", b"x/"), ("admin", b"")]):
+        with pytest.raises(Forbidden):
+            here.hand_on(a.grants, pairs, 60)  # type: ignore[arg-type]
+    text, _ = here.hand_on(a.grants, [("read", b"x/"), ("write", b"x/a/")], 60)
+    sent = b"Bearer " + text.encode()
+    publish_tokens(board, [token("a", b"secret-a", read=(b"x/1/", b"z/"))])
+    assert here.refresh()
+    assert (here.authenticate(sent).read, here.authenticate(sent).write) == ((b"x/1/",), ())
+    publish_tokens(board, [token("b", b"secret-b", read=(b"",))])
+    assert here.refresh()
+    with pytest.raises(InvalidToken):
+        here.authenticate(sent)
+    for forged in (text[:-2], "kvd_", "kvd_" + "A" * 60, text + "AAAA"):
+        with pytest.raises(InvalidToken):
+            here.authenticate(b"Bearer " + forged.encode())

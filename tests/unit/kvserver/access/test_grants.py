@@ -85,3 +85,33 @@ def test_refusals_name_the_verb_and_where_it_is_missing() -> None:
         grants.require_all("read", b"")
     with pytest.raises(Forbidden, match=r"does not grant admin$"):
         grants.require_all("admin", b"")
+
+
+@given(pairs, pairs)
+def test_a_part_is_handed_on_if_all_of_it_is_granted(
+    own: list[tuple[Verb, bytes]], part: list[tuple[Verb, bytes]]
+) -> None:
+    grants = Grants.of("n", "i", own)
+    if not all(grants.may_all(verb, prefix) for verb, prefix in part):
+        with pytest.raises(Forbidden):
+            grants.hand_on(part, 100)
+        return
+    handed = grants.hand_on(part, 100)
+    assert (handed.name, handed.id, handed.ends_ms) == ("n", "i", 100)
+    for verb in VERBS:
+        for key in KEYS:
+            assert handed.may(verb, key) == allowed(part, verb, key)
+    assert handed.hand_on(part, 99).ends_ms == 99
+    assert handed.hand_on(part, 101).ends_ms == 100
+
+
+@given(pairs, pairs)
+def test_within_others_only_what_both_grant_is_left(
+    one: list[tuple[Verb, bytes]], other: list[tuple[Verb, bytes]]
+) -> None:
+    grants, outer = Grants.of("n", "i", one), Grants.of("n", "i", other)
+    left = grants.within(outer)
+    for verb in VERBS:
+        for key in KEYS:
+            assert left.may(verb, key) == (allowed(one, verb, key) and allowed(other, verb, key))
+    assert grants.within(EVERYTHING) == grants

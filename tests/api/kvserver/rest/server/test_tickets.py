@@ -75,3 +75,64 @@ def test_who_has_no_grant_of_feed_gets_no_ticket(site: Site) -> None:
     detail = site.problem(403, "POST", "/v1/tickets", bearer(("read", "write"), ""), body=b'{"for":"sse"}')["detail"]
     assert "feed" in detail
     assert len(list(directory.iterdir())) == before
+
+
+def grants_of(*prefixes: str) -> list[dict[str, object]]:
+    return [{"prefix": prefix, "allow": ["read"]} for prefix in prefixes]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"grants": grants_of("a/")}, 201),
+        ({"grants": grants_of("a/"), "ttl": 1}, 201),
+        ({"grants": grants_of("a/"), "ttl": 3600}, 201),
+        ({"grants": grants_of(*(f"a/{n}" for n in range(16)))}, 201),
+        ({"grants": grants_of("x" * 512, "é" * 256)}, 201),
+        ({"grants": [{"prefix": "", "allow": ["read", "write", "feed", "admin"]}]}, 201),
+        ({"grants": grants_of("a/"), "ttl": 0}, 400),
+        ({"grants": grants_of("a/"), "ttl": 3601}, 400),
+        ({"grants": grants_of("a/"), "ttl": 1.5}, 400),
+        ({"grants": grants_of("a/"), "ttl": "60"}, 400),
+        ({"grants": grants_of(*(f"a/{n}" for n in range(17)))}, 400),
+        ({"grants": grants_of("x" * 512, "é" * 256, "y")}, 400),
+        ({"grants": grants_of("x" * 1025)}, 400),
+        ({"grants": []}, 400),
+        ({}, 400),
+        ({"grants": [{"prefix": "a/", "allow": []}]}, 400),
+        ({"grants": [{"prefix": "a/", "allow": ["own"]}]}, 400),
+        ({"grants": [{"prefix": "a/", "allow": ["admin"]}]}, 400),
+        ({"grants": [{"allow": ["read"]}]}, 400),
+        ({"grants": [{"prefix": "a/", "allow": ["read"], "ttl": 5}]}, 400),
+    ],
+)
+def test_the_limits_of_a_ticket_for_requests(site: Site, asked: dict[str, object], status: int) -> None:
+    answer = site.ask("POST", "/v1/tickets", ALL, body=json.dumps({"for": "kv"} | asked).encode())
+    assert answer.status == status, answer.body
+    if status == 201:
+        ticket = json.loads(answer.body)["ticket"]
+        found = site.ask("GET", "/v1/whoami", f"Authorization: Bearer {ticket}")
+        assert found.status == 200 and json.loads(found.body)["expires"] == json.loads(answer.body)["expires"]
+
+
+def test_nobody_hands_on_what_he_does_not_have(site: Site) -> None:
+    who = bearer(("read", "feed"), "a/")
+    for asked, status in (
+        ([{"prefix": "a/b", "allow": ["read", "feed"]}], 201),
+        ([{"prefix": "a", "allow": ["read"]}], 403),
+        ([{"prefix": "a/", "allow": ["write"]}], 403),
+        ([{"prefix": "a/", "allow": ["read"]}, {"prefix": "", "allow": ["admin"]}], 403),
+    ):
+        body = json.dumps({"for": "kv", "grants": asked}).encode()
+        assert site.ask("POST", "/v1/tickets", who, body=body).status == status, asked
+
+
+def test_a_ticket_for_requests_reads_what_it_grants(site: Site) -> None:
+    body = json.dumps({"for": "kv", "grants": grants_of("a/")}).encode()
+    ticket = json.loads(site.ask("POST", "/v1/tickets", ALL, body=body).body)["ticket"]
+    sent = f"Authorization: Bearer {ticket}"
+    for accept in ("Accept: */*", "X-Ordinary: path"):  # the hot path, and the other
+        answer = site.ask("GET", "/v1/kv/a/k", sent, accept)
+        assert (answer.status, answer.body) == (200, SECRET)
+        assert site.ask("GET", "/v1/kv/b/k", sent, accept).status == 403
+        assert site.ask("GET", "/v1/kv/a/k", sent[:-1] + "!", accept).status == 401

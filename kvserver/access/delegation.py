@@ -1,0 +1,60 @@
+"""Signed grants: rights for minutes that the bearer of a token hands on, say a backend to a page of its user.
+
+The text is a bearer token of its own: `kvd_`, then in base64url the grants and when they end, by the steady clock (see
+`shards.wire.clock`), and a code of that (HMAC-SHA-256, RFC 2104) under a key of this run of the server. No process
+stores anything, so there may be any number of them, and all end with the run. They never grant more than the token that
+they come from does at the time of use: `Tokens` sees to that.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Final
+
+import msgspec
+
+from kvserver.access.grants import Grants
+from shards.host.board import Board
+
+MOST_SECONDS: Final = 3600
+"""The longest lifetime."""
+MOST_GRANTS: Final = 16
+"""Prefixes in one text."""
+MOST_PREFIX_BYTES: Final = 1024
+"""Bytes of all its prefixes: they travel with each request."""
+BEGINNING: Final = b"kvd_"
+
+_CODE_BYTES: Final = 32
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Grants).decode
+
+
+class Signer:
+    """Signs grants, and reads what was signed in this run."""
+
+    def __init__(self, board: Board) -> None:
+        # Two random words that no client ever gets: of this run, and of the store.
+        words = b"%016x%016x" % (board.id, board.facts.secret)
+        self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver grants").digest()
+
+    def sign(self, grants: Grants) -> str:
+        """Return `grants` as text."""
+        content = _encode(grants)
+        return (BEGINNING + urlsafe_b64encode(self._compute_code(content) + content).rstrip(b"=")).decode()
+
+    def read(self, text: bytes) -> Grants | None:
+        """Return what was signed; None if `text` is not what `sign` returned in this run. It may have ended."""
+        encoded = text.removeprefix(BEGINNING)
+        try:
+            signed = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+        except (binascii.Error, ValueError):
+            return None
+        code, content = signed[:_CODE_BYTES], signed[_CODE_BYTES:]
+        return _decode(content) if hmac.compare_digest(code, self._compute_code(content)) else None
+
+    def _compute_code(self, content: bytes) -> bytes:
+        return hmac.digest(self._key, content, "sha256")
