@@ -243,6 +243,47 @@ def websocket_of_node() -> list[str]:
     return []  # then it is a package of its own
 
 
+def program(directory: Path, name: str, text: str) -> dict[str, str]:
+    """Write a script `name`; return the environment that finds it first."""
+    (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+    (directory / name).chmod(0o755)
+    return {"PATH": f"{directory}:{environ()['PATH']}"}
+
+
+def test_strings_move_from_redis_with_their_lifetimes(server: Server, tmp_path: Path) -> None:
+    if not all(map(shutil.which, ("redis-server", "redis-cli", "jq"))):
+        pytest.skip("redis or jq is not installed")
+    socket, real = tmp_path / "redis.sock", shutil.which("redis-cli")
+    redis = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--daemonize", "no"]
+    with running(redis, env=environ(), cwd=tmp_path):
+        wait_for(socket.exists, "Redis")
+        path = program(tmp_path, "redis-cli", f'exec {real} -s {socket} "$@"')
+        commands = ("set move/plain 'a \"b\"'", "setex move/é 100000 ü", "lpush list 1")
+        shell(server, "\n".join(f"redis-cli {command}" for command in commands), tmp_path, **path)
+        assert "stored 2 records" in shell(server, block("sh", "redis-cli --scan"), tmp_path, **path)
+    found = httpx.get(f"{server.url}/v1/kv?prefix=move/&values=true", trust_env=False).json()["items"]
+    assert [(item["key"], item["value"], item["expires"] is None) for item in found] == [
+        ("move/plain", 'a "b"', True),
+        ("move/é", "ü", False),
+    ]
+
+
+def test_keys_move_from_consul_and_firebase(server: Server, tmp_path: Path) -> None:
+    """From what `consul kv export` and Firebase's console write."""
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    exported = [{"key": "consul/color", "flags": 0, "value": "Ymx1ZQ=="}, {"key": "consul/", "flags": 0, "value": ""}]
+    (tmp_path / "exported.json").write_text(json.dumps(exported))
+    path = program(tmp_path, "consul", f"cat {tmp_path}/exported.json")
+    assert "stored 2 records" in shell(server, block("sh", "consul kv export"), tmp_path, **path)
+    assert httpx.get(f"{server.url}/v1/kv/consul/color", trust_env=False).text == "blue"
+    (tmp_path / "leaves.py").write_text(block("python", "# leaves.py"))
+    (tmp_path / "export.json").write_text(json.dumps({"fire": {"7": {"topic": "é", "count": 2}}}))
+    shell(server, "python3 leaves.py < export.json | kvserver import -", tmp_path)
+    found = httpx.get(f"{server.url}/v1/kv?prefix=fire/&values=true", trust_env=False).json()["items"]
+    assert {item["key"]: json.loads(item["value"]) for item in found} == {"fire/7/topic": "é", "fire/7/count": 2}
+
+
 def test_the_tour(new: Callable[..., Server], tmp_path: Path) -> None:
     if shutil.which("apt-cache") is None:
         pytest.skip("apt is not installed")
