@@ -8,7 +8,7 @@ import random
 import secrets
 import ssl as tls
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from types import TracebackType
@@ -29,6 +29,7 @@ from kvserver.client.model import (
     Entry,
     Exchanged,
     Expires,
+    Grant,
     Identity,
     Loaded,
     Meta,
@@ -338,9 +339,16 @@ class AsyncClient(AsyncLiveVerbs):
         """Return whose token this client sends, and what it may do."""
         return await self._call(service.whoami())
 
-    async def ticket(self, purpose: TicketFor) -> Ticket:
-        """Return a password for one connection to the feed, for a browser: it lives for 30 seconds."""
-        return await self._call(service.ticket(purpose))
+    async def ticket(
+        self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: int | None = None
+    ) -> Ticket:
+        """Return a password that a browser sends in place of the token.
+
+        One for `sse` or `websocket` opens one connection to the feed within 30 seconds. One for `kv` is sent as a token
+        is, by REST and feed, and has `grants`, a part of the token's rights, for `ttl` seconds: 1 to 3,600, by default
+        300.
+        """
+        return await self._call(service.ticket(purpose, self._prefix, grants, ttl))
 
     # Views on the same connections.
 

@@ -216,4 +216,4 @@ class Status:
     raw: Mapping[str, Any]
 
 
-TicketFor = Literal["sse", "websocket"]
+TicketFor = Literal["sse", "websocket", "kv"]

@@ -7,7 +7,7 @@ import secrets
 import ssl as tls
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from types import TracebackType
@@ -28,6 +28,7 @@ from kvserver.client.model import (
     Entry,
     Exchanged,
     Expires,
+    Grant,
     Identity,
     Loaded,
     Meta,
@@ -347,9 +348,14 @@ class Client(LiveVerbs):
         """Return whose token this client sends, and what it may do."""
         return self._call(service.whoami())
 
-    def ticket(self, purpose: TicketFor) -> Ticket:
-        """Return a password for one connection to the feed, for a browser: it lives for 30 seconds."""
-        return self._call(service.ticket(purpose))
+    def ticket(self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: int | None = None) -> Ticket:
+        """Return a password that a browser sends in place of the token.
+
+        One for `sse` or `websocket` opens one connection to the feed within 30 seconds. One for `kv` is sent as a token
+        is, by REST and feed, and has `grants`, a part of the token's rights, for `ttl` seconds: 1 to 3,600, by default
+        300.
+        """
+        return self._call(service.ticket(purpose, self._prefix, grants, ttl))
 
     # Views on the same connections.
 

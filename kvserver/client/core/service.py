@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvserver.client.core.answers import document_of, is_problem, member, moment_of
 from kvserver.client.core.calls import Answer, Call, Kind
 from kvserver.client.core.values import JSON, json_bytes
@@ -38,16 +40,23 @@ def ready() -> Call[bool]:
     return Call("GET", "/health/ready", _is_ready, accepts=frozenset((503,)))
 
 
-def ticket(purpose: TicketFor) -> Call[Ticket]:
-    """Return the call that asks for a ticket."""
+def ticket(purpose: TicketFor, prefix: str, grants: Sequence[Grant] | None, ttl: int | None) -> Call[Ticket]:
+    """Return the call that asks for a ticket; `prefix` is put before those of `grants`. Raises `BadRequest`."""
 
     def read(answer: Answer) -> Ticket:
         document = document_of(answer)
         return Ticket(member(document, "ticket", str), moment_of(document.get("expires")))
 
-    if purpose not in ("sse", "websocket"):
-        raise BadRequest(f"a ticket is for 'sse' or 'websocket', not for {purpose!r}")
-    body = json_bytes({"for": purpose})
+    if purpose not in ("sse", "websocket", "kv"):
+        raise BadRequest(f"a ticket is for 'sse', 'websocket' or 'kv', not for {purpose!r}")
+    if (grants is None) == (purpose == "kv") or (ttl is not None and purpose != "kv"):
+        raise BadRequest("a ticket for 'kv' has grants and may have a ttl; others have neither")
+    asked: dict[str, object] = {"for": purpose}
+    if grants is not None:
+        asked["grants"] = [{"prefix": prefix + each.prefix, "allow": list(each.allow)} for each in grants]
+    if ttl is not None:
+        asked["ttl"] = ttl
+    body = json_bytes(asked)
     return Call("POST", "/v1/tickets", read, Kind.READ, {"Content-Type": JSON}, body)  # one that is not used expires
 
 

@@ -245,8 +245,15 @@ export class Client {
   whoami(options?: Abortable): Promise<{ name: string | null; grants: { prefix: string; allow: string[] }[] }>;
   /** Return how many seconds a request takes. */
   ping(options?: Abortable): Promise<number>;
-  /** Return a password for one connection to the feed. Use it at once. */
-  ticket(purpose: "websocket" | "sse", options?: Abortable): Promise<{ ticket: string; expires: Date | null }>;
+  /**
+   * Return a password that a page sends in place of the token. For "websocket" and "sse": for one connection to the
+   * feed; use it at once. For "kv": `grants`, a part of the token's rights, for `ttl` seconds (300 if left out); a
+   * client takes it as its `token`.
+   */
+  ticket(
+    purpose: "websocket" | "sse" | "kv",
+    options?: Abortable & { grants?: { prefix: string; allow: string[] }[]; ttl?: number },
+  ): Promise<{ ticket: string; expires: Date | null }>;
 }
 
 type Next = (

@@ -409,7 +409,7 @@ const OPTIONS = {
   status: ["signal"],
   whoami: ["signal"],
   ping: ["signal"],
-  ticket: ["signal"],
+  ticket: ["grants", "ttl", "signal"],
 };
 
 /** What the operations of a batch have beside `op` and `key`. */
@@ -1761,8 +1761,8 @@ function messageIn(text) {
   throw notOurs("a message that is not JSON");
 }
 
-function ticketCall(purpose) {
-  const body = UTF8.encode(JSON.stringify({ for: purpose }));
+function ticketCall(purpose, grants, ttl) {
+  const body = UTF8.encode(JSON.stringify({ for: purpose, grants, ttl }));
   const read = (answer) => {
     const document = documentOf(answer);
     return { ticket: memberOf(document, "ticket", "string"), expires: momentOf(document.expires) };
@@ -2648,8 +2648,8 @@ export class Client {
   }
 
   async ticket(purpose, options = {}) {
-    const { signal } = optionsOf("ticket", options);
-    return this.#send(ticketCall(purpose), signal);
+    const { grants, ttl, signal } = optionsOf("ticket", options);
+    return this.#send(ticketCall(purpose, grants, ttl), signal);
   }
 }
 

@@ -94,3 +94,15 @@ test("options that are no object, and options at the place of a prefix, are refu
   await refused(async (kv) => kv.watch({ snapshot: true }), /a prefix is a string, not object/);
   await refused(async (kv) => kv.within(5), /a prefix is a string, not number/);
 });
+
+test("a ticket for requests is asked for with grants and ttl", async () => {
+  const server = await scripted((request, response) => {
+    response.writeHead(201, { "Content-Type": "application/json" });
+    response.end('{"ticket":"kvd_x","expires":"2026-11-22T11:40:00.123Z"}');
+  });
+  const grants = [{ prefix: "rooms/7/", allow: ["read", "feed"] }];
+  const found = await client.connect(server.url).ticket("kv", { grants, ttl: 60 });
+  assert.equal(found.ticket, "kvd_x");
+  assert.deepEqual(JSON.parse(server.seen[0].body), { for: "kv", grants, ttl: 60 });
+  await server.close();
+});
