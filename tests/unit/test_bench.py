@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench import client, fanout, report, wrk
+from tests.bench import client, fanout, machine, report, wrk
 from tests.bench.__main__ import PARTS
 from tests.bench.measure import Figure, Findings, Target, alternate, latencies, quantile
 
@@ -24,9 +27,10 @@ summary: requests=9300 us=1005943 p50=6330 p99=17200 max=20100 status=3 broken=0
 
 def test_what_wrk_says_is_read() -> None:
     summary = wrk.parse(SUMMARY)
-    assert summary == (9300, 1_005_943, 6330, 17_200, 20_100, 3, 0)
-    metrics = summary.metrics(each=10)
+    assert summary == (9300, 1_005_943, 6330, 17_200, 20_100, 3, 0, 0.0)
+    metrics = summary._replace(cpu_us=1_860_000.0).metrics(each=10)
     assert metrics["ops/s"] == pytest.approx(93_000 / 1.005943)
+    assert metrics["us/op"] == pytest.approx(20.0)
     assert (metrics["p50 ms"], metrics["p99 ms"]) == (6.33, 17.2)
 
 
@@ -44,6 +48,26 @@ def test_what_the_readers_found_is_read_and_nothing_may_be_missing() -> None:
             fanout.parse(line.format(missing))
     with pytest.raises(fanout.Failed, match="not understood"):
         fanout.parse("")
+
+
+def test_processor_time_is_that_of_children_that_have_ended_too() -> None:
+    before = machine.cpu_s(os.getpid())
+    subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+    after = sum(os.times()[:4])
+    assert before < machine.cpu_s(os.getpid()) == pytest.approx(after, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("'--enable-optimizations' '--with-lto'", "built with profile-guided and with link-time optimization"),
+        ("'--enable-shared' '--with-lto=full'", "built without profile-guided and with link-time optimization"),
+        ("'--prefix=/usr' '--with-lto=no'", "built without profile-guided and without link-time optimization"),
+        ("", "built without profile-guided and without link-time optimization"),
+    ],
+)
+def test_how_the_interpreter_was_configured_is_told(arguments: str, said: str) -> None:
+    assert machine.describe_build(arguments) == said
 
 
 def test_requests_stand_behind_their_lengths() -> None:

@@ -49,10 +49,10 @@ def _compare(bench: Bench, findings: Findings, kind: str, size: int, ours: Conte
                 client.batch(_operations(kind, size, packed), packed=packed)
                 for _ in range(max(_BODIES_OPS // size, 10))
             ]
-            load = stack.enter_context(Load(ours.port, bodies))
+            load = stack.enter_context(Load(ours, bodies))
             runs[f"{ours.name} {form}"] = partial(_run, load, bench.seconds, CONNECTIONS, size)
         for peer in peers:
-            load = stack.enter_context(Load(peer.port, [_single(peer, kind, index) for index in range(_BODIES_OPS)]))
+            load = stack.enter_context(Load(peer, [_single(peer, kind, index) for index in range(_BODIES_OPS)]))
             runs[f"{peer.name}, single"] = partial(_run, load, bench.seconds, SINGLE_CONNECTIONS, 1)
         for run in runs.values():
             run.args[0].run(1.0, CONNECTIONS)

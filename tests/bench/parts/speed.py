@@ -116,8 +116,8 @@ def beside(bench: Bench) -> Findings:
     findings = Findings()
     with ExitStack() as stack:
         [ours] = filled(bench, stack, findings, [KVServer(bench.directory)])
-        reading = stack.enter_context(Load(ours.port, gets(ours)))
-        writing = stack.enter_context(Load(ours.port, puts(ours)))
+        reading = stack.enter_context(Load(ours, gets(ours)))
+        writing = stack.enter_context(Load(ours, puts(ours)))
         reading.run(_WARM_UP_S, _READERS)
 
         def alone() -> Round:
@@ -127,6 +127,7 @@ def beside(bench: Bench) -> Findings:
             with ThreadPoolExecutor(1) as threads:
                 writers = threads.submit(writing.run, bench.seconds, _WRITERS)
                 read = reading.run(bench.seconds, _READERS).metrics()
+                del read["us/op"]  # the writers' is in it
                 return {**read, "PUT/s beside": writers.result().metrics()["ops/s"]}
 
         bench.say("GET alone and beside writers")
@@ -168,20 +169,18 @@ def compare(
     """
     bench.say(case)
     with ExitStack() as stack:
-        loads = {c: stack.enter_context(Load(c.port, its)) for c, its in requests.items()}
+        loads = {c: stack.enter_context(Load(c, its)) for c, its in requests.items()}
         for load in loads.values():
             load.run(_WARM_UP_S, connections, refusals=True)
 
         def run(contender: Contender, load: Load) -> Round:
-            begun = contender.cpu_s()
             misses, is_peer = "miss" in case, not isinstance(contender, KVServer)
             summary = load.run(bench.seconds, connections, refusals=misses, faults=is_peer)
             if faults := summary.faults(misses):
                 findings.notes.append(
                     f"{case}: {contender.name} refused or did not answer {faults} of {summary.requests} requests"
                 )
-            spent = contender.cpu_s() - begun
-            return {**summary.metrics(), "CPU us": spent * 1e6 / summary.requests}
+            return summary.metrics()
 
         rounds = alternate(bench.rounds, {c.name: partial(run, c, load) for c, load in loads.items()})
         wanted = {(c.name, "ops/s"): targets[type(c)] for c in loads if type(c) in (targets or {})} if targets else {}
