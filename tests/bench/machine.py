@@ -30,6 +30,7 @@ def facts(directory: Path) -> dict[str, str]:
         "machine": f"{os.cpu_count()} x {_cpu()}, {_memory_gib():.0f} GiB, {platform.system()} {platform.release()}",
         "disk": f"{directory} on {_file_system(directory)}",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "kvserver": describe_revision(Path(__file__).parent),
         "Python": describe_interpreter(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         "programs": ", ".join(f"{name} {_version(command)}" for name, command in _PROGRAMS.items()),
@@ -62,6 +63,13 @@ def _debian_package(path: Path) -> str | None:
         return None
     name = owner.stdout.partition(":")[0]
     return None if owner.returncode else f"{name} {_version(['dpkg-query', '-W', '-f', '${Version}', name])}"
+
+
+def describe_revision(tree: Path) -> str:
+    """Say what a checkout is at: the start of the commit's name, and whether anything was changed since."""
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "of no known revision"
 
 
 def family(roots: Iterable[int]) -> list[int]:
