@@ -227,6 +227,14 @@ class ServerSettings(ProcessSettings):
         "all. Others get 421: a malicious page may point its own host name to this server. Default: none on a loopback "
         "address without tokens, else all. Behind a proxy, list the names that it passes on.",
     )
+    scheduling: str = setting(
+        "normal",
+        choice("normal", "batch"),
+        "MODE",
+        "How the kernel schedules web workers: normal: as they were started; batch: by SCHED_BATCH, so they work "
+        "longer at a time. That is for a machine that does little else: beside other busy processes, answers take "
+        "longer.",
+    )
     no_hot_path: bool = setting(
         False,
         boolean,

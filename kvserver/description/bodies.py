@@ -166,7 +166,15 @@ _ANSWERS: Final[dict[str, Schema]] = {
             )
         ),
         workers=listed(
-            record("A process that answers requests.", _PROCESS, in_flight=_COUNT, connections=_COUNT),
+            record(
+                "A process that answers requests.",
+                _PROCESS,
+                scheduling=_described(
+                    _enum_of(["normal", "batch", "unknown"]), "By what the kernel schedules it: `batch` is SCHED_BATCH."
+                ),
+                in_flight=_COUNT,
+                connections=_COUNT,
+            ),
         ),
         gateways=listed(record("A process that serves the feed.", _PROCESS, clients=_COUNT)),
         memory=record(

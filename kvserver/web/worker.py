@@ -35,7 +35,7 @@ from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hotpath import HotPath
 from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import Recurring, configure_logging
-from shards.host.process import die_with
+from shards.host.process import die_with, schedule_process
 from shards.host.settings import SettingError, load_settings
 from shards.wire.errors import EXHAUSTED
 
@@ -204,6 +204,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         try:
             settings = load_settings(ServerSettings)
             configure_logging(settings.log_level, "web", settings.log_format)
+            schedule_process(settings.scheduling)  # before ZeroMQ starts its thread
             board = Board.open(settings.board_path)
             _, row = board.workers.claim_row()
             tokens = Tokens(board)

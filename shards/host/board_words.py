@@ -10,6 +10,7 @@ from typing import ClassVar, Final, overload
 
 from shards.host import fences
 from shards.host.fences import Fence
+from shards.host.process import read_scheduling
 
 NONE = (1 << 64) - 1
 """All ones: no LSN, no revision."""
@@ -138,6 +139,11 @@ class ProcessRow(Row):
     heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
     tokens = Word(13)  # which change of the tokens it goes by: `LogWords.tokens` as it was then
     starts = Word(15)  # processes that have had the row
+
+    @property
+    def scheduling(self) -> str:
+        """How the kernel schedules the process, as `read_scheduling` says it."""
+        return read_scheduling(self.pid)
 
 
 class ShardRow(ProcessRow):

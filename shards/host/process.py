@@ -84,6 +84,27 @@ def map_large_memory() -> None:
         _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
+def schedule_process(scheduling: str) -> None:
+    """Have the kernel schedule this process, and all threads that it starts from now on, by SCHED_BATCH (sched(7)) if
+    `scheduling` is "batch"; else leave it as it was started.
+
+    Such a process does not interrupt another one when it is woken. It needs no privilege. Where a sandbox forbids it,
+    nothing changes: see `read_scheduling`.
+    """
+    if scheduling == "batch":
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def read_scheduling(pid: int) -> str:
+    """Return how the kernel schedules the process `pid`: "normal" or "batch"; "unknown" if it is neither, or gone."""
+    try:
+        policy = os.sched_getscheduler(pid)
+    except OSError:
+        return "unknown"
+    return {os.SCHED_OTHER: "normal", os.SCHED_BATCH: "batch"}.get(policy, "unknown")
+
+
 def notify_systemd(state: str) -> None:
     """Send `state` to systemd, if NOTIFY_SOCKET names its socket (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET", "")

@@ -18,13 +18,15 @@ from tests.bench.parts import Bench, Part
 from tests.bench.parts.batch import batch
 from tests.bench.parts.clients import clients
 from tests.bench.parts.delete import delete
+from tests.bench.parts.everyday import everyday
 from tests.bench.parts.expiry import expiry
 from tests.bench.parts.feed import feed
 from tests.bench.parts.load import load, start
 from tests.bench.parts.memory import memory, restart
 from tests.bench.parts.page import page
 from tests.bench.parts.scale import scale
-from tests.bench.parts.speed import beside, connections, get, mixed, put, sizes
+from tests.bench.parts.speed import beside as beside_writers
+from tests.bench.parts.speed import connections, get, mixed, put, sizes
 from tests.bench.parts.stranger import stranger
 from tests.bench.parts.stream import stream
 from tests.bench.parts.transfer import transfer
@@ -34,8 +36,11 @@ PARTS: Final = {
     "put": Part("PUT of one key, 100 bytes, 64 connections, keys at random.", put),
     "mixed": Part("Nine GETs to a PUT, 64 connections.", mixed),
     "connections": Part("GET and PUT by one connection and by many.", connections),
+    "everyday": Part("Version 1's requests of all days, 64 connections; in brackets Redis' command.", everyday),
     "sizes": Part("GET and PUT of larger values.", sizes),
-    "beside": Part("GET while others write as fast as they can; the ratio is that of what it takes alone.", beside),
+    "beside": Part(
+        "GET while others write as fast as they can; the ratio is that of what it takes alone.", beside_writers
+    ),
     "batch": Part("POST /v1/batch, 16 connections; Redis answers single requests on 64.", batch),
     "page": Part("GET /v1/kv, 100 items from random places; the ratio is that of the small store to the large.", page),
     "delete": Part("DELETE /v1/kv?prefix= of many keys, and the PUTs of another client meanwhile.", delete),
@@ -65,6 +70,12 @@ def _parts(_: click.Context, __: click.Parameter, text: str) -> list[str]:
     return wanted
 
 
+def _tree(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and not (path / ".venv/bin/python").exists():
+        raise click.BadParameter(f"there is no {path / '.venv/bin/python'} to run it")
+    return path and path.resolve()
+
+
 @click.command(help="Measure kvserver beside the peers that are installed. Parts: " + ", ".join(PARTS) + ".")
 @click.option("--parts", default=",".join(PARTS), callback=_parts, help="Names, separated by commas. Default: all.")
 @click.option("--rounds", default=5, show_default=True, help="How often each contender has its turn.")
@@ -73,16 +84,33 @@ def _parts(_: click.Context, __: click.Parameter, text: str) -> list[str]:
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Where data goes. Default: that for temporary files."
 )
+@click.option(
+    "--beside",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    callback=_tree,
+    help="Another checkout, with its virtual environment in .venv: measured as `before` in get, put, connections and "
+    "everyday.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Where report.md and report.json go. Default: nowhere.")
-def main(parts: list[str], rounds: int, seconds: float, keys: int, directory: Path | None, output: Path | None) -> None:
+def main(
+    parts: list[str],
+    rounds: int,
+    seconds: float,
+    keys: int,
+    directory: Path | None,
+    beside: Path | None,
+    output: Path | None,
+) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no contender outlives this process
     if why := wrk.missing():
         raise click.ClickException(why)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as data:
-        bench = Bench(rounds, seconds, keys, Path(data), _say)
+        bench = Bench(rounds, seconds, keys, Path(data).resolve(), _say, beside)
         facts = machine.facts(bench.directory)
+        if beside is not None:
+            facts["before"] = f"{beside}, {machine.describe_revision(beside)}"
         facts["settings"] = f"{rounds} rounds, {seconds:g} s of wrk, {keys:,} keys in large stores"
         findings: dict[str, Findings] = {}
         for name in parts:

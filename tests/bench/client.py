@@ -15,6 +15,8 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _RECEIVE = 1 << 20
 MESSAGE_PACK = "application/vnd.msgpack"
 
@@ -44,7 +46,7 @@ def batch(operations: list[Operation], *, packed: bool = True) -> bytes:
 
 
 class Connection:
-    """One request at a time over one connection. Answers must have a Content-Length, or no body."""
+    """One request at a time over one connection. Chunks of an answer without a Content-Length stay as they come."""
 
     def __init__(self, port: int, timeout_s: float = 60.0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout_s)
@@ -58,6 +60,9 @@ class Connection:
             received += self._receive()
         status, found = int(received[9:12]), _LENGTH.search(received, 0, end + 2)
         whole = end + 4 + (int(found[1]) if found else 0)
+        if not found and _CHUNKED.search(received, 0, end + 2):
+            while not received.endswith(_LAST_CHUNK):
+                received += self._receive()
         while len(received) < whole:
             received += self._receive()
         if status >= 300:
@@ -103,14 +108,25 @@ def lines_of_wal(port: int, timeout_s: float) -> Iterator[bytes]:
             yield data
 
 
-def fill(port: int, operations: Iterable[Operation], each: int = 2000) -> None:
-    """Have our server do `operations`, in batches of `each`. Raises `Refused` if any fails."""
+def fill(port: int, operations: Iterable[Operation], each: int = 2000, authorization: str = "") -> list[Operation]:
+    """Have our server do `operations`, in batches of `each`. Return their results. Raises `Refused` if any fails."""
+    all_results: list[Operation] = []
     with Connection(port) as connection:
         for portion in portions(operations, each):
-            results = msgspec.msgpack.decode(connection.ask(batch(portion)))["results"]
+            answer = connection.ask(authorize(batch(portion), authorization))
+            results = msgspec.msgpack.decode(answer)["results"]
             failed = next((result for result in results if result["status"] >= 300), None)
             if failed:
                 raise Refused(f"{failed}")
+            all_results += results
+    return all_results
+
+
+def authorize(request: bytes, authorization: str) -> bytes:
+    """Add the field Authorization to `request`; return it as it is if that is empty."""
+    if not authorization:
+        return request
+    return request.replace(b"\r\n", f"\r\nAuthorization: {authorization}\r\n".encode(), 1)
 
 
 def portions(items: Iterable[T], each: int) -> Iterator[list[T]]:

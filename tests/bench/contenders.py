@@ -7,6 +7,7 @@ are written for it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
@@ -16,13 +17,23 @@ from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 from urllib.parse import quote
 
 from tests.bench import client, machine
 from tests.system.harness import Server
 
+KVSERVER: Final = "kvserver"
+BEFORE: Final = "before"
+"""What this server is called, and what another checkout of it."""
 _READY_S = 20.0
+_TOKEN: Final = "the-token-of-the-benchmark"
+_TOKENS: Final = f"""\
+[[token]]
+name = "bench"
+sha256 = "{hashlib.sha256(_TOKEN.encode()).hexdigest()}"
+grants = [{{ prefix = "", allow = ["read", "write", "feed"] }}]
+"""
 
 
 class Process(ABC):
@@ -86,12 +97,21 @@ class Contender(Process):
 
 
 class KVServer(Contender):
-    """This server, as `kvserver serve` runs it with `options`."""
+    """This server, as `kvserver serve` runs it with `options`.
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.name = " ".join(["kvserver", *options])
+    Attributes:
+        authorization: what the field Authorization has to say; empty if it needs no token.
+    """
+
+    def __init__(self, directory: Path, *options: str, tokens: bool = False, tree: Path | None = None) -> None:
+        """`tokens`: it wants one. `tree`: run the checkout there, by the virtual environment in it, and not this."""
+        words = [KVSERVER if tree is None else BEFORE, *options, *(["with tokens"] if tokens else [])]
+        self.name = " ".join(words)
         self._data = directory / self.name.replace(" ", "")
-        self.server = Server(self._data, *options)
+        self._token_file = self._data.with_suffix(".toml") if tokens else None
+        self.authorization = f"Bearer {_TOKEN}" if tokens else ""
+        more = ["--tokens", str(self._token_file)] if tokens else []
+        self.server = Server(self._data, *options, *more, tree=tree)
 
     def get(self, key: str) -> bytes:
         return client.request("GET", f"/{quote(key, safe='')}")
@@ -104,9 +124,18 @@ class KVServer(Contender):
         return client.request("PUT", f"/{quote(key, safe='')}", value)
 
     def fill(self, keys: Iterable[str], value: bytes) -> None:
-        client.fill(self.port, ({"op": "put", "key": key, "value": value} for key in keys))
+        puts = ({"op": "put", "key": key, "value": value} for key in keys)
+        client.fill(self.port, puts, authorization=self.authorization)
+
+    def revisions(self, keys: Iterable[str]) -> list[int]:
+        """Return the revisions of `keys`, all of which must be there."""
+        gets = ({"op": "get", "key": key} for key in keys)
+        return [result["revision"] for result in client.fill(self.port, gets, authorization=self.authorization)]
 
     def start(self) -> None:
+        if self._token_file is not None:
+            self._token_file.write_text(_TOKENS)
+            self._token_file.chmod(0o600)
         self.server.start()
         self.port = self.server.port
 
@@ -121,6 +150,8 @@ class KVServer(Contender):
     def stop(self) -> None:
         self.server.close()
         shutil.rmtree(self._data, ignore_errors=True)
+        if self._token_file is not None:
+            self._token_file.unlink(missing_ok=True)
 
 
 class _Programs(Process):
@@ -228,7 +259,7 @@ class Webdis(_HttpPrograms):
     def fill(self, keys: Iterable[str], value: bytes) -> None:
         with socket.create_connection(("127.0.0.1", self.redis_port)) as redis, redis.makefile("rb") as answers:
             for portion in client.portions(keys, 1000):
-                redis.sendall(b"".join(b"SET %b " % key.encode() + value + b"\r\n" for key in portion))
+                redis.sendall(b"".join(b'SET %b "%b"\r\n' % (key.encode(), value) for key in portion))
                 for _ in portion:
                     if answers.readline() != b"+OK\r\n":
                         raise client.Refused("Redis refused a SET")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +30,46 @@ def facts(directory: Path) -> dict[str, str]:
         "machine": f"{os.cpu_count()} x {_cpu()}, {_memory_gib():.0f} GiB, {platform.system()} {platform.release()}",
         "disk": f"{directory} on {_file_system(directory)}",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "Python": platform.python_version(),
+        "kvserver": describe_revision(Path(__file__).parent),
+        "Python": describe_interpreter(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         "programs": ", ".join(f"{name} {_version(command)}" for name, command in _PROGRAMS.items()),
     }
+
+
+def describe_interpreter() -> str:
+    """Say which Python runs this, and how it was built as far as it shows: an optimized one is some 8 % faster."""
+    path = Path(sys.executable).resolve()
+    package = _debian_package(path)
+    if package is not None:
+        built = f"Debian's {package}, built with profile-guided and link-time optimization"
+    else:
+        built = f"not Debian's, {describe_build(sysconfig.get_config_var('CONFIG_ARGS') or '')}"
+    return f"{platform.python_version()}, {path}, {built}"
+
+
+def describe_build(config_args: str) -> str:
+    """Say what the arguments of Python's `configure` ask for. Debian optimizes by other means than these."""
+    profile = "with" if "--enable-optimizations" in config_args else "without"
+    link = "with" if re.search(r"--with-lto(?!=no)\b", config_args) else "without"
+    return f"built {profile} profile-guided and {link} link-time optimization"
+
+
+def _debian_package(path: Path) -> str | None:
+    """Return the Debian package that brought the file, with its version, or None."""
+    try:
+        owner = subprocess.run(["dpkg-query", "-S", str(path)], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name = owner.stdout.partition(":")[0]
+    return None if owner.returncode else f"{name} {_version(['dpkg-query', '-W', '-f', '${Version}', name])}"
+
+
+def describe_revision(tree: Path) -> str:
+    """Say what a checkout is at: the start of the commit's name, and whether anything was changed since."""
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "of no known revision"
 
 
 def family(roots: Iterable[int]) -> list[int]:
@@ -48,12 +87,15 @@ def family(roots: Iterable[int]) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of processor time that a process has taken, in itself and in the kernel; 0 if it has ended."""
+    """Seconds of processor time that a process and its children that have ended took, in themselves and in the kernel.
+
+    0 if it has ended itself: its parent counts it now.
+    """
     try:
         fields = _stat(Path(f"/proc/{pid}/stat"))
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def anonymous_bytes(pid: int) -> int:

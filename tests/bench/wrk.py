@@ -11,12 +11,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.contenders import Process
+
 _SCRIPT = Path(__file__).with_name("requests.lua")
 _SUMMARY = re.compile(r"^summary: ((?:\w+=\d+ ?)+)$", re.MULTILINE)
 
 
 class Summary(NamedTuple):
-    """What `wrk` saw. `status`: answers of 400 and above; `broken`: requests without an answer."""
+    """What `wrk` saw. `status`: answers of 400 and above; `broken`: requests without an answer.
+
+    `cpu_us`: the processor time that all processes of the server took meanwhile, whatever for, in microseconds.
+    """
 
     requests: int
     us: int
@@ -25,15 +30,17 @@ class Summary(NamedTuple):
     max: int
     status: int
     broken: int
+    cpu_us: float = 0.0
 
     def faults(self, refusals: bool) -> int:
         """Requests that were not answered, or refused, unless such `refusals` are expected."""
         return self.broken + (0 if refusals else self.status)
 
     def metrics(self, each: int = 1) -> dict[str, float]:
-        """A rate, of what a request holds `each` of, and latencies of requests."""
+        """A rate and its price, of what a request holds `each` of, and latencies of requests."""
         return {
             "ops/s": self.requests * each / (self.us / 1e6),
+            "us/op": self.cpu_us / (self.requests * each),
             "p50 ms": self.p50 / 1000,
             "p99 ms": self.p99 / 1000,
         }
@@ -59,14 +66,14 @@ def parse(output: str) -> Summary:
     if found is None:
         raise Failed(f"no summary: {output.strip()[-500:]}")
     numbers = dict(pair.split("=") for pair in found[1].split())
-    return Summary(**{name: int(numbers[name]) for name in Summary._fields})
+    return Summary(**{name: int(number) for name, number in numbers.items()})
 
 
 class Load:
-    """Requests that can be sent again and again. `close` removes their file."""
+    """Requests that can be sent to a server again and again. `close` removes their file."""
 
-    def __init__(self, port: int, requests: Iterable[bytes]) -> None:
-        self._port = port
+    def __init__(self, server: Process, requests: Iterable[bytes]) -> None:
+        self._server = server
         with tempfile.NamedTemporaryFile(prefix="bench-", suffix=".requests", delete=False) as file:
             file.write(request_file(requests))
             self._path = Path(file.name)
@@ -86,13 +93,15 @@ class Load:
             "30s",
             "-s",
             str(_SCRIPT),
-            f"http://127.0.0.1:{self._port}",
+            f"http://127.0.0.1:{self._server.port}",
             "--",
             str(self._path),
             str(random.getrandbits(30)),
         ]
+        taken_before_s = self._server.cpu_s()
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
-        summary = parse(done.stdout + done.stderr)
+        taken_s = self._server.cpu_s() - taken_before_s
+        summary = parse(done.stdout + done.stderr)._replace(cpu_us=taken_s * 1e6)
         if (summary.faults(refusals) and not faults) or not summary.requests:
             raise Failed(f"{summary}")
         return summary

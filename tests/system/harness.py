@@ -54,12 +54,14 @@ def processes_of(run_dir: Path) -> list[int]:
 class Server:
     """One `kvserver serve`, which may be started, stopped and killed again and again on the same directories.
 
-    `options` are options of `kvserver serve`. `close` (or leaving `with`) stops it and removes what is not the data
-    directory.
+    `options` are options of `kvserver serve`. `tree` is another checkout, which the virtual environment in it runs.
+    `close` (or leaving `with`) stops it and removes what is not the data directory.
     """
 
-    def __init__(self, data_dir: Path, *options: str, environ: dict[str, str] | None = None) -> None:
-        self.data_dir, self.options, self.environ = data_dir, options, environ or {}
+    def __init__(
+        self, data_dir: Path, *options: str, environ: dict[str, str] | None = None, tree: Path | None = None
+    ) -> None:
+        self.data_dir, self.options, self.environ, self.tree = data_dir, options, environ or {}, tree
         self.run_dir = Path(tempfile.mkdtemp(prefix="kv-", dir="/tmp"))
         self.map_dir = Path(tempfile.mkdtemp(prefix="kv-", dir="/dev/shm"))
         self.log_path = self.run_dir.with_suffix(".log")
@@ -75,7 +77,12 @@ class Server:
             fixed += ["--allowed-hosts", "kv.example,a,x"]  # by which raw requests ask
         if "--in-memory" not in self.options:
             fixed += ["--data-dir", str(self.data_dir)]
-        return [sys.executable, "-W", "error::ResourceWarning", "-m", "kvserver", "serve", *fixed, *self.options]
+        return [self.python, "-W", "error::ResourceWarning", "-m", "kvserver", "serve", *fixed, *self.options]
+
+    @property
+    def python(self) -> str:
+        """The interpreter that runs it."""
+        return sys.executable if self.tree is None else str(self.tree / ".venv/bin/python")
 
     def start(self) -> Server:
         """Start and wait for `ready`. Raises AssertionError with the server's log if it ends before."""
@@ -103,7 +110,13 @@ class Server:
         environ["PYTHONWARNINGS"] = "default::DeprecationWarning,default::PendingDeprecationWarning"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdout=subprocess.PIPE, stderr=log, text=True, env=environ, stdin=subprocess.DEVNULL
+                self.command(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                cwd=self.tree,  # modules are looked for there first, by its children too
             )
         return self.process
 

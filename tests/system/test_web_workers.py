@@ -144,6 +144,16 @@ def test_a_reload_under_load_fails_nothing(server: Server, clients: Callable[[in
     assert running.opened >= 8
 
 
+def test_workers_are_scheduled_as_the_settings_say(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", "--in-memory", "--workers", "2", "--scheduling", "batch") as server:
+        assert [worker["scheduling"] for worker in server.status()["workers"]] == ["batch"] * 2
+        threads = [int(path.name) for pid in worker_pids(server) for path in Path(f"/proc/{pid}/task").iterdir()]
+        assert len(threads) > 2  # ZeroMQ's are among them
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+        [shard] = server.shard_pids()
+        assert os.sched_getscheduler(shard) == os.SCHED_OTHER
+
+
 def test_a_killed_worker_is_replaced(server: Server) -> None:
     before = worker_pids(server)
     os.kill(min(before), signal.SIGKILL)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench import client, fanout, report, wrk
+from tests.bench import client, fanout, machine, report, wrk
 from tests.bench.__main__ import PARTS
+from tests.bench.contenders import KVServer
 from tests.bench.measure import Figure, Findings, Target, alternate, latencies, quantile
+from tests.bench.parts import Bench
+from tests.bench.parts.everyday import READS, WRITES, Row
 
 SUMMARY = """\
 Running 1s test @ http://127.0.0.1:8080
@@ -24,9 +31,10 @@ summary: requests=9300 us=1005943 p50=6330 p99=17200 max=20100 status=3 broken=0
 
 def test_what_wrk_says_is_read() -> None:
     summary = wrk.parse(SUMMARY)
-    assert summary == (9300, 1_005_943, 6330, 17_200, 20_100, 3, 0)
-    metrics = summary.metrics(each=10)
+    assert summary == (9300, 1_005_943, 6330, 17_200, 20_100, 3, 0, 0.0)
+    metrics = summary._replace(cpu_us=1_860_000.0).metrics(each=10)
     assert metrics["ops/s"] == pytest.approx(93_000 / 1.005943)
+    assert metrics["us/op"] == pytest.approx(20.0)
     assert (metrics["p50 ms"], metrics["p99 ms"]) == (6.33, 17.2)
 
 
@@ -46,6 +54,26 @@ def test_what_the_readers_found_is_read_and_nothing_may_be_missing() -> None:
         fanout.parse("")
 
 
+def test_processor_time_is_that_of_children_that_have_ended_too() -> None:
+    before = machine.cpu_s(os.getpid())
+    subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+    after = sum(os.times()[:4])
+    assert before < machine.cpu_s(os.getpid()) == pytest.approx(after, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("'--enable-optimizations' '--with-lto'", "built with profile-guided and with link-time optimization"),
+        ("'--enable-shared' '--with-lto=full'", "built without profile-guided and with link-time optimization"),
+        ("'--prefix=/usr' '--with-lto=no'", "built without profile-guided and without link-time optimization"),
+        ("", "built without profile-guided and without link-time optimization"),
+    ],
+)
+def test_how_the_interpreter_was_configured_is_told(arguments: str, said: str) -> None:
+    assert machine.describe_build(arguments) == said
+
+
 def test_requests_stand_behind_their_lengths() -> None:
     body = b"two\nlines\r\n"
     put = client.request("PUT", "/key", body, Content_Type="text/plain")
@@ -53,6 +81,67 @@ def test_requests_stand_behind_their_lengths() -> None:
     assert put == head + body
     get = client.request("GET", "/key")
     assert wrk.request_file([put, get]) == b"%d\n%b%d\n%b" % (len(put), put, len(get), get)
+
+
+def test_an_answer_in_chunks_is_read_to_its_end() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"
+    with socket.create_server(("127.0.0.1", 0)) as listener, client.Connection(listener.getsockname()[1]) as asking:
+        server, _ = listener.accept()
+        with server:
+            server.sendall(chunked)
+            assert asking.ask(b"first") == b"3\r\nabc\r\n0\r\n\r\n"
+            server.sendall(whole)
+            assert asking.ask(b"second") == b"abc"
+
+
+def test_a_token_is_one_more_field_of_a_request() -> None:
+    put = client.request("PUT", "/key", b"two\r\nlines")
+    with_token = client.authorize(put, "Bearer abc")
+    assert with_token == put.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nAuthorization: Bearer abc\r\n")
+    assert client.authorize(put, "") == put
+
+
+@pytest.mark.parametrize("row", [*READS, *WRITES], ids=lambda row: row.name)
+def test_everyday_requests_are_whole_and_the_same_ones_are_asked_of_redis(row: Row) -> None:
+    ours = row.ours("k00099999")
+    assert re.match(rb"(GET|HEAD|PUT|POST|PATCH|DELETE) /v1/(kv|batch)[/? ]", ours)
+    assert (row.theirs is None) == (row.command == "")
+    assert row.theirs is not None
+    theirs = row.theirs("k00099999")
+    assert re.match(rb"(GET|PUT) /%b/" % row.command.split()[0].rstrip(",").encode(), theirs)
+    for asked in (ours, theirs):
+        head, _, body = asked.partition(b"\r\n\r\n")
+        declared = re.search(rb"\r\nContent-Length: (\d+)", head)
+        assert len(body) == (int(declared[1]) if declared else 0)
+
+
+def test_everyday_cases_have_names_of_their_own() -> None:
+    assert len({row.name for row in [*READS, *WRITES]}) == len([*READS, *WRITES])
+
+
+def test_another_checkout_is_run_by_its_own_environment_in_its_own_place(tmp_path: Path) -> None:
+    bench = Bench(1, 1.0, 1, tmp_path, print, before=tmp_path / "old")
+    ours, before = bench.ours("--in-memory", tokens=True)
+    try:
+        assert (ours.name, before.name) == ("kvserver --in-memory with tokens", "before --in-memory with tokens")
+        assert (ours.server.command()[0], ours.server.tree) == (sys.executable, None)
+        assert before.server.command()[0] == str(tmp_path / "old/.venv/bin/python")
+        assert before.server.tree == tmp_path / "old"
+        assert "--tokens" in before.server.command()
+        assert ours.authorization.startswith("Bearer ")
+    finally:
+        ours.server.close()
+        before.server.close()
+
+
+def test_without_another_checkout_there_is_this_server_alone(tmp_path: Path) -> None:
+    [ours] = Bench(1, 1.0, 1, tmp_path, print).ours()
+    try:
+        assert (ours.name, ours.authorization) == ("kvserver", "")
+        assert isinstance(ours, KVServer)
+    finally:
+        ours.server.close()
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))

@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "tokens",
         "insecure",
     ),
-    "Processes": ("shards", "workers", "gateways", "no_hot_path", "only", "grace"),
+    "Processes": ("shards", "workers", "gateways", "scheduling", "no_hot_path", "only", "grace"),
     "Durability and limits": (
         "sync",
         "wal_retention",

@@ -52,7 +52,12 @@ class Status:
             "supervisor": {"pid": facts.supervisor_pid},
             "shards": self._describe_shards(),
             "workers": [
-                {"pid": row.pid, "in_flight": row.in_flight, "connections": row.connections}
+                {
+                    "pid": row.pid,
+                    "scheduling": row.scheduling,
+                    "in_flight": row.in_flight,
+                    "connections": row.connections,
+                }
                 for _, row in board.workers.living_rows()
             ],
             "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.living_rows()],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tests.bench.contenders import Process
+from tests.bench.contenders import KVServer, Process
 from tests.bench.measure import Findings
 
 P = TypeVar("P", bound=Process)
@@ -19,6 +19,7 @@ class Bench:
     """How to measure.
 
     `rounds` of `seconds` for each contender, `keys` in stores that are large, `directory` for data, on a real disk.
+    `before`: another checkout, to be measured beside this one.
     """
 
     rounds: int
@@ -26,6 +27,12 @@ class Bench:
     keys: int
     directory: Path
     say: Callable[[str], None]
+    before: Path | None = None
+
+    def ours(self, *options: str, tokens: bool = False) -> list[KVServer]:
+        """Return this server with `options`, and with the same ones the other checkout if there is one."""
+        trees = [None] if self.before is None else [None, self.before]
+        return [KVServer(self.directory, *options, tokens=tokens, tree=tree) for tree in trees]
 
     def start(self, stack: ExitStack, findings: Findings, contenders: Iterable[P]) -> list[P]:
         """Those of `contenders` that are installed, running until `stack` ends; the others are noted."""

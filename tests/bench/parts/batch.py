@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import cycle
@@ -16,7 +17,7 @@ from tests.bench.wrk import Load
 CONNECTIONS = 16
 SINGLE_CONNECTIONS = 64
 SIZES = (1, 10, 100, 1000)
-TARGET_SIZE, TARGET_RATIO = 100, 6.0
+TARGET_SIZE, TARGET_RATIO = 100, 5.0
 _BODIES_OPS = 20_000
 KEYS = 100_000
 STALL_MS = 20.0
@@ -28,9 +29,9 @@ def batch(bench: Bench) -> Findings:
     """Puts, gets and both, in both formats, flushed; Redis flushes too."""
     findings = Findings()
     with ExitStack() as stack:
-        wanted: list[Contender] = [KVServer(bench.directory), Webdis(bench.directory, "always")]
-        ours, *peers = bench.start(stack, findings, wanted)
-        for contender in (ours, *peers):
+        ours = bench.start(stack, findings, bench.ours())
+        peers = bench.start(stack, findings, [Webdis(bench.directory, "always")])
+        for contender in (*ours, *peers):
             contender.fill(names(KEYS), VALUE)
         for kind in ("put", "get", "mixed"):
             for size in SIZES:
@@ -39,7 +40,9 @@ def batch(bench: Bench) -> Findings:
     return findings
 
 
-def _compare(bench: Bench, findings: Findings, kind: str, size: int, ours: Contender, peers: list[Contender]) -> None:
+def _compare(
+    bench: Bench, findings: Findings, kind: str, size: int, ours: Sequence[Contender], peers: Sequence[Contender]
+) -> None:
     case = f"{kind} x {size}"
     bench.say(case)
     with ExitStack() as stack:
@@ -49,14 +52,15 @@ def _compare(bench: Bench, findings: Findings, kind: str, size: int, ours: Conte
                 client.batch(_operations(kind, size, packed), packed=packed)
                 for _ in range(max(_BODIES_OPS // size, 10))
             ]
-            load = stack.enter_context(Load(ours.port, bodies))
-            runs[f"{ours.name} {form}"] = partial(_run, load, bench.seconds, CONNECTIONS, size)
+            for each in ours:
+                load = stack.enter_context(Load(each, bodies))
+                runs[f"{each.name} {form}"] = partial(_run, load, bench.seconds, CONNECTIONS, size)
         for peer in peers:
-            load = stack.enter_context(Load(peer.port, [_single(peer, kind, index) for index in range(_BODIES_OPS)]))
+            load = stack.enter_context(Load(peer, [_single(peer, kind, index) for index in range(_BODIES_OPS)]))
             runs[f"{peer.name}, single"] = partial(_run, load, bench.seconds, SINGLE_CONNECTIONS, 1)
         for run in runs.values():
             run.args[0].run(1.0, CONNECTIONS)
-        wanted = {(name, "ops/s"): Target("at least", TARGET_RATIO, "ratio") for name in list(runs)[2:]}
+        wanted = {(f"{peer.name}, single", "ops/s"): Target("at least", TARGET_RATIO, "ratio") for peer in peers}
         findings.add(case, alternate(bench.rounds, runs), wanted if size == TARGET_SIZE else None)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.host.process import PARENT_VARIABLE, mute_stream, notify_systemd
+from shards.host.process import PARENT_VARIABLE, mute_stream, notify_systemd, read_scheduling
 
 
 def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -44,6 +44,23 @@ def test_systemd_gets_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         notify_systemd("READY=1")
         assert listener.recv(100) == b"READY=1"
     notify_systemd("STOPPING=1")  # nobody listens: no error
+
+
+def test_a_process_and_its_threads_are_scheduled_as_asked() -> None:
+    code = (
+        "from threading import Thread; schedule_process({!r}); print(read_scheduling(0));"
+        "thread = Thread(target=lambda: print(read_scheduling(0))); thread.start(); thread.join()"
+    )
+    assert run(code.format("batch")).stdout.split() == ["batch", "batch"]
+    assert run(code.format("normal")).stdout.split() == ["normal", "normal"]
+    as_started = "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0));"
+    assert run(as_started + code.format("normal")).stdout.split() == ["batch", "batch"]
+
+
+def test_the_scheduling_of_a_process_that_is_gone_is_unknown() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    assert read_scheduling(gone.pid) == "unknown"
 
 
 def test_a_child_of_another_parent_ends_at_once() -> None:
