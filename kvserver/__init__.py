@@ -6,6 +6,7 @@ From the ground up; a package or module imports lower ones only (`tests/unit/tes
 - `http`: HTTP that web workers and gateways share: routes, the rules of a head, common headers, compression.
 - `settings`: the table of all settings, from which options, environment and manual are made.
 - `access`: tokens, what they grant, and tickets for browsers.
+- `one_key`: what requests for one key of version 1 mean, and what they answer.
 - `store`: the way to the shards: messages for writes, maps for reads.
 - `web`: a client's connection to a web worker, from accepting it to the handover of a feed.
 - `rest`: the resources of the REST API.

@@ -239,7 +239,7 @@ class ServerSettings(ProcessSettings):
         False,
         boolean,
         "BOOL",
-        "Handle plain reads and writes of one key without the hot path: slower, with the same answers.",
+        "Handle requests for one key without the hot path: slower, with the same answers.",
     )
     only: str | None = setting(
         None,

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from kvserver.api.times import parse_http_date
-from shards.wire.errors import BadRequest
+from shards.wire.errors import BadRequest, PreconditionFailed
 from shards.wire.protocol import Condition, Revisions
 
 _TAG = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
+_ONE_OF_OURS = re.compile(r'"([1-9][0-9]{0,18})"')
 _BETWEEN = re.compile(r"[ \t]*(?:,[ \t]*)*")
 _OURS = re.compile(r"([1-9][0-9]{0,18})(?:-(gzip|br|zstd|deflate))?")
 
@@ -50,10 +51,15 @@ class Preconditions(NamedTuple):
             return None
         return Condition(_revisions_of(self.if_match, weak=False), _revisions_of(self.if_none_match, weak=True))
 
-    def holds_for(self, revision: int) -> bool:
-        """Whether If-Match holds for a key that has `revision`."""
-        wanted = _revisions_of(self.if_match, weak=False)
-        return wanted is None or wanted == _ANY or revision in wanted
+    def check(self, revision: int, modified: int) -> None:
+        """Raise `PreconditionFailed` unless If-Match and If-Unmodified-Since hold for a key that has `revision`, and
+        whose value was modified at `modified`, Unix seconds."""
+        if self.if_match is not None:
+            wanted = _revisions_of(self.if_match, weak=False)
+            if wanted is not None and wanted != _ANY and revision not in wanted:
+                raise PreconditionFailed("the key has another revision", revision)
+        if self.unmodified_since is not None and modified > self.unmodified_since:
+            raise PreconditionFailed("the key was modified since", revision)
 
     def fresh_codings(self, revision: int, modified: int) -> Sequence[str] | None:
         """Return the codings in which the client has the value of `revision`, modified at `modified`, Unix seconds.
@@ -97,6 +103,9 @@ def parse_tags(name: str, text: str | None) -> Tags | None:
     """Return the tags of ours in the header `name`, or `*`; None without a header. Raises `BadRequest`."""
     if text is None:
         return None
+    one = _ONE_OF_OURS.fullmatch(text)
+    if one is not None:  # as most are
+        return [Tag(int(one[1]))]
     text = text.strip(" \t")
     if text == _ANY:
         return _ANY

@@ -34,7 +34,8 @@ from kvserver.description.operations import (
 )
 from kvserver.http import routes
 from kvserver.http.responses import MERGE_PATCH
-from kvserver.rest import kv, many
+from kvserver.one_key import asked
+from kvserver.rest import many
 from kvserver.rest.batch import MESSAGE_PACK
 from shards.wire.errors import (
     BadCursor,
@@ -75,7 +76,7 @@ _KEY: Final = (
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
         "and `expires` the key never expires, whatever it did before. A repeat with `return=previous` is 204 where the "
         "old value has more than 4 KiB.",
-        parameters=kv.PUT,
+        parameters=asked.PUT,
         headers=OF_CHANGES,
         body=GIVEN,
         grants="`write`; with `return=previous` also `read`",
@@ -143,7 +144,7 @@ _KEY: Final = (
         summary="Add to a counter, or change the expiry alone",
         description="Exactly one of `incr`, `ttl`, `expires` and `persist`; no body. Counters are decimal digits with "
         "or without a minus, within 64 bits; they keep their expiry.",
-        parameters=kv.POST,
+        parameters=asked.POST,
         headers=OF_CHANGES,
         grants="`write`; without `read` the answer has no sum",
         answers=(

@@ -68,6 +68,20 @@ def _choose_coding(accept_encoding: str) -> str | None:
     return best
 
 
+def choose_for(accept_encoding: str | None, content_type: str, size: int) -> str | None:
+    """Choose the coding in which a body of `content_type` is sent, unless it is longer in it; None: send it uncoded."""
+    if not accept_encoding or not SMALLEST <= size <= LARGEST:
+        return None
+    name = choose_coding(accept_encoding)
+    return name if name is not None and is_codable(content_type) else None
+
+
+def encode(coding: str, body: bytes) -> tuple[str, bytes]:
+    """Return `coding` and `body` in it; if that is not shorter, no coding and `body` itself."""
+    coded = CODERS[coding](body)
+    return (coding, coded) if len(coded) < len(body) else ("", body)
+
+
 def is_codable(content_type: str) -> bool:
     """Whether values of this type are coded: images other than SVG are compressed already, and events must not wait."""
     kind = content_type.partition(";")[0].strip().lower()

@@ -62,7 +62,11 @@ def read_key(headers: Headers) -> bytes:
         return b""
     if len(given) > 1:
         raise BadRequest(f"{HEADER}: the header is given twice")
-    key = given[0].strip(b" \t")
+    return check_key(given[0].strip(b" \t"))
+
+
+def check_key(key: bytes) -> bytes:
+    """Return the Idempotency-Key `key`. Raises `BadRequest` if it cannot be one."""
     if _KEY.fullmatch(key) is None:
         raise BadRequest(f"{HEADER}: expected 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")
     return key

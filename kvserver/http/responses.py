@@ -200,6 +200,7 @@ class ResponseHeads:
         common = [*COMMON, *(EXPOSED if to_page else ()), *([(ALLOW_ORIGIN, b"*")] if allow_all else ())]
         self._common = format_headers(common)
         self._inert: dict[int, bytes] = {}
+        self._of_values: dict[int, bytes] = {}
         self._bare: dict[int, bytes] = {}
         self._date = b"-"
         self.set_date(b"")
@@ -210,15 +211,23 @@ class ResponseHeads:
             return
         self._date = date
         self._inert.clear()
+        self._of_values.clear()
         self._bare.clear()
         self.of_octets = self.of_status(200) + b"content-type: application/octet-stream\r\n"
-        self.of_value = self.without_own(200, [(b"cache-control", b"")])
+        self.of_value = self.of_value_with(200)
 
     def of_status(self, status: int) -> bytes:
         """Return the head of an answer of this status."""
         head = self._inert.get(status)
         if head is None:
             head = self._inert[status] = self.without_own(status, [])
+        return head
+
+    def of_value_with(self, status: int) -> bytes:
+        """Return the same for an answer that has the Cache-Control of a value."""
+        head = self._of_values.get(status)
+        if head is None:
+            head = self._of_values[status] = self.without_own(status, [(b"cache-control", b"")])
         return head
 
     def without_own(self, status: int, own: Headers) -> bytes:

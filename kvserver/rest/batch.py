@@ -20,9 +20,10 @@ from kvserver.http.idempotency import RequestMark
 from kvserver.http.routes import BATCH
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
+from kvserver.one_key.answers import redact
 from kvserver.rest import bodies
 from kvserver.rest.turns import join_in_turns, run_in_turns
-from kvserver.rest.values import answer_body, redact
+from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.address_quotas import Quota

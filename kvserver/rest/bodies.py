@@ -11,7 +11,7 @@ from kvserver.api.scan import duplicate_names, json_scan
 from kvserver.http import idempotency
 from kvserver.http.idempotency import RequestMark
 from kvserver.http.scope import GRANTS
-from kvserver.http.value_headers import FORM
+from kvserver.http.value_headers import FORM, media_type, read_content_type
 from kvserver.rest.turns import run_in_turns
 from shards.wire.errors import BadRequest, UnsupportedMediaType
 from shards.wire.json_text import strip_byte_order_mark
@@ -29,15 +29,12 @@ class OtherType(UnsupportedMediaType):
 
 def content_type(req: Request) -> str:
     """Return the Content-Type header, empty without one. Raises `BadRequest` if it comes twice."""
-    given: list[bytes] = [value for name, value in req.scope["headers"] if name == b"content-type"]
-    if len(given) > 1:
-        raise BadRequest("Content-Type: the header is given twice")
-    return given[0].decode("latin-1").strip(" \t") if given else ""
+    return read_content_type(content_types(req))
 
 
-def media_type(req: Request) -> str:
-    """Return the media type without its parameters, in lower case. Raises `BadRequest`."""
-    return content_type(req).partition(";")[0].strip(" \t").lower()
+def content_types(req: Request) -> list[str]:
+    """Return the values of all headers Content-Type."""
+    return [value.decode("latin-1") for name, value in req.scope["headers"] if name == b"content-type"]
 
 
 def own_type(req: Request, *types: str) -> str:
@@ -46,7 +43,7 @@ def own_type(req: Request, *types: str) -> str:
     Pages have to name the type: a browser sends bodies without one, and forms, to any server without a preflight
     (Fetch, 4.9). Raises `OtherType`.
     """
-    given = media_type(req)
+    given = media_type(content_type(req))
     if given in types:
         return given
     by_page = any(name in _OF_PAGES for name, _ in req.scope["headers"])
@@ -68,9 +65,14 @@ async def read_json(req: Request) -> bytes:
     text = strip_byte_order_mark(await req.stream.read())
     if len(text) <= duplicate_names.LARGE:
         duplicate_names.refuse_in_json(text)
-    elif (name := await run_in_turns(json_scan.find_double(text))) is not None:
-        raise duplicate_names.duplicate_error(name)
+    await refuse_large_doubles(text)
     return text
+
+
+async def refuse_large_doubles(text: bytes) -> None:
+    """Raise `BadRequest` if an object in a JSON text above `duplicate_names.LARGE` bytes has a name twice."""
+    if len(text) > duplicate_names.LARGE and (name := await run_in_turns(json_scan.find_double(text))) is not None:
+        raise duplicate_names.duplicate_error(name)
 
 
 async def mark_request(

@@ -26,7 +26,7 @@ SLACK: Final = 1
 
 
 class FastPath(Protocol):
-    """Answers plain requests without the parser: see `hot.hotpath`."""
+    """Answers requests for one key without the parser: see `hot.hotpath`."""
 
     def take(self, connection: Any, data: bytes) -> bool:
         """Answer `data`, or return False and do nothing."""

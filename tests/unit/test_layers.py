@@ -26,6 +26,7 @@ FLOORS = {
         "http",
         "settings",
         "access",
+        "one_key",
         "store",
         "web",
         "rest",
@@ -44,7 +45,7 @@ FLOORS = {
 }
 """The rooms of a house, from the ground up: a room imports from lower floors only."""
 
-WEB = ("kvserver.api", "kvserver.http", "kvserver.store", "kvserver.web", "kvserver.rest")
+WEB = ("kvserver.api", "kvserver.http", "kvserver.one_key", "kvserver.store", "kvserver.web", "kvserver.rest")
 GATEWAY = ("kvserver.gateway",)
 WEB_DOOR = frozenset(
     (

@@ -1,8 +1,10 @@
-"""The hot path: plain reads and writes of one key, answered without the parser and the application.
+"""The hot path: requests for one key, answered without the parser and the application.
 
 | module | what is in it |
 | --- | --- |
 | `fields` | which header fields the hot path understands, and what a block of them means |
-| `hotpath` | the request line, the decision to take a request, and the answer to a GET |
-| `hot_write` | the answer to a PUT or a DELETE, when the shard has replied |
+| `hot_request` | a request that was taken, and how it is answered |
+| `hot_write` | writes whose answer is due: from the shard's queue to the answer |
+| `one_key` | requests of version 1 that are not plain: with a query, conditions, a range |
+| `hotpath` | the request line, the decision to take a request, and the short way of plain ones |
 """

@@ -15,7 +15,11 @@ from shards.wire.keys import is_content_type
 
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
-_IDEMPOTENCY_KEY = re.compile(rb"\r\n(?i:idempotency-key): ?([A-Za-z0-9._~-]{1,64})\r\n")
+_VARYING = re.compile(
+    rb"\r\n(?=[IiRr])(?i:(if-(?:none-)?match|if-(?:un)?modified-since|(?:if-)?range|idempotency-key))"
+    rb": ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)"
+)
+"""A line with a field that differs from request to request, and the end of the line before."""
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 
 _LOOKED_AT: Final = frozenset(
@@ -31,6 +35,18 @@ _LOOKED_AT: Final = frozenset(
         b"sec-fetch-site",
     )
 )
+_VARYING_NAMES: Final = {
+    name.lower().encode(): name
+    for name in (
+        "If-Match",
+        "If-None-Match",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+        "If-Range",
+        "Range",
+        "Idempotency-Key",
+    )
+}
 _ORIGIN_FIELDS: Final = (b"host", b"origin", b"sec-fetch-site")
 """By these `Pages` judges which web page sends the request."""
 _IGNORED: Final = frozenset(
@@ -63,41 +79,46 @@ class HeaderFields(NamedTuple):
         accept: as `IncomingRequest` has it.
         accept_encoding: the header of that name.
         authorization: the header of that name.
-        content_type: as it is stored.
+        content_types: values of the headers of that name, one at most.
+        stored_type: what is stored for it.
         length: Content-Length, in bytes.
         has_body: whether there is a Content-Length, be it 0.
         origin: the header Origin.
         origin_fields: those by which `Pages` judges the request.
-        idempotency_key: the header of that name.
     """
 
     accept: bytes
     accept_encoding: str
     authorization: bytes
-    content_type: str
+    content_types: tuple[str, ...]
+    stored_type: str
     length: int
     has_body: bool
     origin: bytes
     origin_fields: Headers
-    idempotency_key: bytes = b""
 
 
-def split_off_key(block: bytes) -> tuple[bytes, bytes]:
-    """Split a block of header fields into the value of Idempotency-Key, which differs from request to request, and
-    the rest, which clients repeat. The value is empty if there is none of the plain form."""
-    found = _IDEMPOTENCY_KEY.search(block)
-    if found is None:
-        return b"", block
-    return found[1], block[: found.start()] + b"\r\n" + block[found.end() :]
+def split_varying(block: bytes) -> tuple[bytes, dict[str, str]] | None:
+    """Split a block of header fields into what clients repeat and the fields that differ from request to request, by
+    name, in their order. None if one of these comes twice.
+
+    `block`: CR LF, then the lines, each with its own. A field that is not of the plain form stays in the block, whose
+    requests the hot path does not take then.
+    """
+    parts = _VARYING.split(block)
+    varying = {
+        _VARYING_NAMES[name.lower()]: value.decode() for name, value in zip(parts[1::3], parts[2::3], strict=True)
+    }
+    return (b"".join(parts[::3]), varying) if len(parts) == 1 + 3 * len(varying) else None
 
 
 def read_fields(block: bytes) -> HeaderFields | None:
     """Parse the header fields of a request; None if the hot path does not take them.
 
-    `block`: the lines, each with its CR LF.
+    `block`: as in `split_varying`, without varying fields.
     """
     found: dict[bytes, bytes] = {}
-    for line in block.split(b"\r\n")[:-1]:
+    for line in block.split(b"\r\n")[1:-1]:
         field = _FIELD.fullmatch(line)
         if field is None:
             return None
@@ -118,6 +139,7 @@ def read_fields(block: bytes) -> HeaderFields | None:
         b"," + found[b"accept"] if b"accept" in found else b"",
         found.get(b"accept-encoding", b"").decode(),
         found.get(b"authorization", b""),
+        (content_type,) if b"content-type" in found else (),
         choose_stored_type(content_type),
         int(length or b"0"),
         length is not None,

@@ -1,178 +1,165 @@
-"""A PUT or DELETE of the hot path, from the shard's queue to its answer."""
+"""Writes of the hot path, from the shard's queue to the answer."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from time import monotonic_ns
 from typing import Final
 
-from kvserver.access.grants import Grants
-from kvserver.http import routes
-from kvserver.http.idempotency import REPLAYED
-from kvserver.http.scope import ROUTE
-from kvserver.http.value_headers import OCTETS, revision_headers
+from kvserver.access.grants import EVERYTHING, Grants
+from kvserver.http import compression
+from kvserver.http.value_headers import OCTETS
+from kvserver.one_key.answers import Answer, answer_change, redact
+from kvserver.one_key.changes import Change
 from kvserver.store.client import StoreClient
 from kvserver.store.links import DEADLINE_S
 from kvserver.store.pending import Pending
+from kvserver.web.eager import run_eagerly
+from kvserver.web.encoding import encode_body
 from kvserver.web.exchange import Exchange
-from kvserver.web.hot.fields import HeaderFields
+from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.limits.charge import Charge
 from kvserver.web.limits.load import LARGE_ANSWER
-from kvserver.web.parsing.request import IncomingRequest
-from kvserver.web.ports import ConnectionPort
 from shards.wire.errors import KVError, NotFound
-from shards.wire.protocol import Delete, Done, Failed, Once, Put, Replayed, Reply
+from shards.wire.protocol import Delete, Done, Failed, Once, Reply
 
-_OCTETS: Final = [("content-type", OCTETS)]
-_REPLAYED: Final = (REPLAYED.lower(), "true")
 _DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 
 
 class HotWrite(Pending):
-    """A PUT whose answer is due; in flight from its construction on.
+    """A write whose answer is due; in flight from its construction on.
 
-    It writes a plain answer itself. Any other is written by the `Exchange` that the ordinary path would have.
+    It writes its answer itself, but leaves to an `Exchange` what is large, and what a client that has left or a worker
+    that stops makes of it.
 
     Attributes:
         disconnected: set by the connection when its client has left.
     """
 
-    __slots__ = ("_at_root", "_begun_at", "_connection", "_fields", "_path", "_places", "_quota", "disconnected")
-
-    method = "PUT"
+    __slots__ = ("_change", "_end", "_grants", "_places", "_quota", "_request", "_store", "disconnected")
 
     def __init__(
         self,
-        connection: ConnectionPort,
-        path: bytes,
-        at_root: bool,
-        fields: HeaderFields,
-        begun_at: float,
+        request: HotRequest,
+        store: StoreClient,
         grants: Grants | None,
-        operation: Put | Delete | Once,
+        change: Change,
         size: int,
+        once: Once | None = None,
     ) -> None:
-        """`path`: as sent; `at_root`: it is MemoryKV's. `size`: bytes of key and value."""
-        self._connection, self._path, self._at_root = connection, path, at_root
-        self._fields, self._begun_at = fields, begun_at
+        """`store` has not sent `change` yet, nor `once`, which is sent instead. `grants`: of the client, None: all.
+        `size`: bytes of key and value."""
+        self._request, self._store, self._grants, self._change = request, store, grants, change
         self.disconnected = False
-        self.operations, self.size, self.count = (operation,), size, 1
+        self.operations, self.size, self.count = (once or change,), size, 1
         self.deadline_ns = monotonic_ns() + _DEADLINE_NS
+        self._end = store.board.last_revision() if type(change) is Delete else None
         # What `Charge` does, unrolled: another object would cost more than what it does.
+        connection, length = request.connection, request.fields.length
         load, self._quota = connection.context.load, connection.peer.quota
         self._places = load.find_quotas(self._quota, grants)
         load.begin_request(self._places)
-        load.bytes_held += fields.length
+        load.bytes_held += length
         if self._quota is not None:
-            self._quota.bytes += fields.length
+            self._quota.bytes += length
 
+    @abstractmethod
     def answer(self, replies: Iterator[Reply]) -> None:
         """Answer with the shard's reply."""
-        reply = next(replies)
-        if isinstance(reply, Done):
-            self.answer_done(reply)
-        elif isinstance(reply, Failed):
-            self.fail(reply.error())
-        else:
-            assert isinstance(reply, Replayed) and isinstance(reply.reply, Done)
-            self.answer_replayed(reply.reply)
 
     def fail(self, error: KVError) -> None:
         """Answer that the write was not executed, or that its outcome is unknown."""
-        self._become_exchange().answer_error(error)
-
-    def answer_done(self, done: Done) -> None:
-        """Answer that the write was executed."""
-        if self._at_root:
-            self._send_answer(200, _OCTETS, done.previous or b"")
+        if self._is_left_to_exchange(b""):
+            self._become_exchange().answer_error(error)
         else:
-            self.answer_version1(done)
+            self._request.write_error(error)
+            self._finish()
 
-    def answer_version1(self, done: Done) -> None:
-        """Answer at a path of version 1 that the write was executed."""
-        self._send_answer(204 if done.existed else 201, revision_headers(done.revision), b"")
-
-    def answer_replayed(self, done: Done) -> None:
-        """Answer at a path of version 1 that the write was executed before."""
-        self._send_answer(204 if done.existed else 201, [_REPLAYED, *revision_headers(done.revision)], b"")
-
-    def _send_answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """Write the answer at once, unless the client left, the worker stops or the answer is large."""
-        connection = self._connection
-        context = connection.context
-        load = context.load
-        if self.disconnected or load.stopping or len(body) >= LARGE_ANSWER:
-            self._become_exchange().answer(status, [(name.encode(), value.encode()) for name, value in headers], body)
-            return
-        heads = context.heads[self._fields.origin != b""]
-        head = heads.of_octets if headers is _OCTETS else heads.of_status(status) + format_lines(headers)
-        if status == 204:
-            connection.transport.write(head + b"\r\n")
-        else:
-            connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
-        load.end_request(self._places)
-        load.bytes_held -= self._fields.length
-        if self._quota is not None:
-            self._quota.bytes -= self._fields.length
-        route = routes.KEY if self._at_root else routes.KV
-        context.record_answer(connection.peer.address, self.method, route, self._path, status, self._begun_at)
-        connection.finish_write()
+    def _is_left_to_exchange(self, body: bytes) -> bool:
+        return self.disconnected or self._request.connection.context.load.stopping or len(body) >= LARGE_ANSWER
 
     def _become_exchange(self) -> Exchange:
-        """Put the exchange that the ordinary path would have in this request's place."""
-        connection, fields = self._connection, self._fields
-        request = IncomingRequest(self._begun_at, self.method, self._path)
-        request.accept, request.origin, request.keep_alive = fields.accept, fields.origin, True
-        request.scope = {ROUTE: routes.KEY if self._at_root else routes.KV}
-        charge = Charge(connection.context.load, self._quota)
-        charge.bytes_held, charge.places = fields.length, self._places
-        exchange = Exchange.for_hot_path(connection, request, charge, self.disconnected)
-        connection.answering = exchange
-        return exchange
+        charge = Charge(self._request.connection.context.load, self._quota)
+        charge.bytes_held, charge.places = self._request.fields.length, self._places
+        return self._request.become_exchange(charge, self.disconnected)
+
+    def _finish(self) -> None:
+        """Give back what the request was charged, and let the connection continue: its answer is written."""
+        connection, length = self._request.connection, self._request.fields.length
+        load = connection.context.load
+        load.end_request(self._places)
+        load.bytes_held -= length
+        if self._quota is not None:
+            self._quota.bytes -= length
+        connection.finish_write()
 
 
-class HotRemoval(HotWrite):
-    """A DELETE whose answer is due."""
+class RootWrite(HotWrite):
+    """A PUT or DELETE at the root, as MemoryKV has them: the answer is what was replaced or deleted."""
 
-    __slots__ = ("_end", "_store")
+    __slots__ = ()
 
-    method = "DELETE"
-
-    def __init__(
-        self,
-        connection: ConnectionPort,
-        path: bytes,
-        at_root: bool,
-        fields: HeaderFields,
-        begun_at: float,
-        grants: Grants | None,
-        operation: Delete | Once,
-        size: int,
-        store: StoreClient,
-    ) -> None:
-        """`store`: has not sent the operation yet."""
-        super().__init__(connection, path, at_root, fields, begun_at, grants, operation, size)
-        self._store, self._end = store, store.board.last_revision()
-
-    def answer_done(self, done: Done) -> None:
-        """Answer that the key was deleted; one that did not exist is shown as activity."""
-        if done.existed:
-            super().answer_done(done)
-        else:
-            [operation] = self.operations
-            assert isinstance(operation, Delete | Once)
-            self._store.report_missed_delete(operation.key, self._end)
+    def answer(self, replies: Iterator[Reply]) -> None:
+        reply = next(replies)
+        if isinstance(reply, Failed):
+            self.fail(reply.error())
+            return
+        assert isinstance(reply, Done)
+        if self._end is not None and not reply.existed:
+            self._store.report_missed_delete(self._change.key, self._end)
             self.fail(NotFound())
+            return
+        body, request = reply.previous or b"", self._request
+        if self._is_left_to_exchange(body):
+            self._become_exchange().answer(200, [(b"content-type", OCTETS.encode())], body)
+        else:
+            head = request.connection.context.heads[request.fields.origin != b""].of_octets
+            request.write(200, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+            self._finish()
 
-    def answer_version1(self, done: Done) -> None:
-        """Answer at a path of version 1 that the key was deleted; it has no ETag."""
-        self._send_answer(204, [("kv-revision", str(done.revision))], b"")
 
-    def answer_replayed(self, done: Done) -> None:
-        """Answer at a path of version 1 that the key was deleted before."""
-        self._send_answer(204, [_REPLAYED, ("kv-revision", str(done.revision))], b"")
+class KeyChange(HotWrite):
+    """A write of version 1, answered by its rules."""
+
+    __slots__ = ()
+
+    def answer(self, replies: Iterator[Reply]) -> None:
+        reply, change = next(replies), self._change
+        if self._end is not None and isinstance(reply, Done) and not reply.existed:
+            self._store.report_missed_delete(change.key, self._end)
+        try:
+            if isinstance(reply, Failed):
+                raise reply.error()
+            answer = answer_change(self._grants or EVERYTHING, change, reply)
+        except KVError as error:
+            self.fail(error)
+            return
+        if answer.coded_type is not None and compression.choose_for(
+            self._request.fields.accept_encoding, answer.coded_type, len(answer.body)
+        ):
+            self._answer_coded(answer)
+        elif self._is_left_to_exchange(answer.body):
+            _answer_by(self._become_exchange(), answer)
+        else:
+            self._request.write_answer(answer)
+            self._finish()
+
+    def _answer_coded(self, answer: Answer) -> None:
+        """Answer in a coding, which may take a thread."""
+        connection, accepted = self._request.connection, self._request.fields.accept_encoding
+        exchange = self._become_exchange()
+        run_eagerly(connection.loop, connection.context.tasks, _answer_coded(exchange, accepted, answer))
+
+    def fail(self, error: KVError) -> None:
+        super().fail(redact(self._grants or EVERYTHING, self._change.key, error))
 
 
-def format_lines(headers: list[tuple[str, str]]) -> bytes:
-    """Header fields as they are sent."""
-    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("ascii")
+def _answer_by(exchange: Exchange, answer: Answer) -> None:
+    exchange.answer(answer.status, [(name.encode(), value.encode()) for name, value in answer.headers], answer.body)
+
+
+async def _answer_coded(exchange: Exchange, accept_encoding: str, answer: Answer) -> None:
+    """Answer in a coding, if the body is shorter in it."""
+    coding, body = await encode_body(accept_encoding, answer.body, answer.coded_type or "")
+    _answer_by(exchange, answer.with_coding(coding, body) if coding else answer)

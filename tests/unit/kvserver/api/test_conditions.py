@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.conditions import Preconditions, Tag, etag, may_join, parse_tags, read_conditions
-from shards.wire.errors import BadRequest
+from shards.wire.errors import BadRequest, PreconditionFailed
 from shards.wire.protocol import Condition
 
 CODINGS = ("", "gzip", "br", "zstd", "deflate")
@@ -17,6 +17,15 @@ DATE, SECONDS = "Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777
 def of(**headers: str) -> Preconditions:
     """The conditions in headers named like `if_match`."""
     return read_conditions(lambda name: headers.get(name.lower().replace("-", "_")))
+
+
+def holds(wanted: Preconditions, revision: int, modified: int = 0) -> bool:
+    try:
+        wanted.check(revision, modified)
+    except PreconditionFailed as error:
+        assert error.revision == revision
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,7 @@ def test_what_was_given_out_is_understood(tags: list[Tag], revision: int) -> Non
     sent = ", ".join(("W/" if tag.weak else "") + etag(tag.revision, tag.coding) for tag in tags)
     assert parse_tags("If-Match", sent) == tags
     strong = [tag.revision for tag in tags if not tag.weak]
-    assert of(if_match=sent).holds_for(revision) == (revision in strong)
+    assert holds(of(if_match=sent), revision) == (revision in strong)
     assert of(if_match=sent).for_shard() == Condition(if_match=strong)
     assert of(if_none_match=sent).for_shard() == Condition(if_none_match=[tag.revision for tag in tags])
 
@@ -67,12 +76,18 @@ def test_what_was_given_out_is_understood(tags: list[Tag], revision: int) -> Non
 def test_none() -> None:
     assert of() == Preconditions()
     assert of().for_shard() is None
-    assert of().holds_for(5)
+    assert holds(of(), 5)
     assert of().fresh_codings(5, 0) is None
 
 
+def test_a_date_holds_until_the_value_is_modified() -> None:
+    wanted = of(if_unmodified_since=DATE)
+    assert [holds(wanted, 5, SECONDS + later) for later in (-1, 0, 1)] == [True, True, False]
+    assert holds(of(if_match='"5"', if_unmodified_since=DATE), 5, SECONDS + 1), "a date that comes with tags is ignored"
+
+
 def test_any() -> None:
-    assert of(if_match="*").holds_for(5)
+    assert holds(of(if_match="*"), 5)
     assert of(if_match="*", if_none_match="*").for_shard() == Condition(if_match="*", if_none_match="*")
     assert of(if_none_match="*").fresh_codings(5, 0) == ()
 
@@ -124,4 +139,4 @@ def test_no_header_is_a_fault(text: str) -> None:
         assert error.detail
     else:
         assert found.for_shard() is not None
-        found.holds_for(5), found.fresh_codings(5, 5), may_join(text, 5)
+        holds(found, 5), found.fresh_codings(5, 5), may_join(text, 5)

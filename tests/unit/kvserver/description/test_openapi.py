@@ -15,7 +15,8 @@ from kvserver.api import feed_query
 from kvserver.api.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.description import openapi
 from kvserver.http import routes
-from kvserver.rest import batch, kv, many, memorykv
+from kvserver.one_key import asked
+from kvserver.rest import batch, many, memorykv
 from kvserver.rest.server import status
 from shards.wire.errors import (
     ERRORS,
@@ -55,7 +56,7 @@ def test_every_route_is_described() -> None:
     assert described == set(routes.LABELS) - {routes.NOWHERE, routes.V1_OTHER}
 
 
-@pytest.mark.parametrize("module", [batch, kv, many, memorykv, status, feed_query])
+@pytest.mark.parametrize("module", [batch, asked, many, memorykv, status, feed_query])
 def test_every_parameter_is_described(module: ModuleType) -> None:
     for value in vars(module).values():
         if (
@@ -92,7 +93,7 @@ def test_every_example_is_valid() -> None:
 
 @given(st.integers(-(1 << 66), 1 << 66) | st.sampled_from([-(1 << 63), (1 << 63) - 1, 1 << 63, -(1 << 63) - 1]))
 def test_what_is_described_of_whole_numbers_is_what_is_read(number: int) -> None:
-    table = {parameter.name: parameter for parameter in (many.LIST["limit"], many.DELETE["cut"], kv.POST["incr"])}
+    table = {parameter.name: parameter for parameter in (many.LIST["limit"], many.DELETE["cut"], asked.POST["incr"])}
     for name, parameter in table.items():
         valid = jsonschema_rs.is_valid(parameter.kind.schema, number)
         try:

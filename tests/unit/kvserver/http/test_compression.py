@@ -80,3 +80,24 @@ def test_what_is_coded_decodes(name: str, body: bytes) -> None:
 )
 def test_images_are_compressed_already(content_type: str, codable: bool) -> None:
     assert compression.is_codable(content_type) is codable
+
+
+def test_what_is_worth_it_is_coded() -> None:
+    assert compression.choose_for("gzip", "text/plain", compression.SMALLEST) == "gzip"
+    assert compression.choose_for("gzip", "", compression.LARGEST) == "gzip"
+    for accepted, content_type, size in (
+        (None, "text/plain", 5000),
+        ("", "text/plain", 5000),
+        ("identity", "text/plain", 5000),
+        ("gzip", "image/png", 5000),
+        ("gzip", "text/plain", compression.SMALLEST - 1),
+        ("gzip", "text/plain", compression.LARGEST + 1),
+    ):
+        assert compression.choose_for(accepted, content_type, size) is None
+
+
+@pytest.mark.parametrize("coding", compression.CODERS)
+def test_a_body_that_is_longer_in_a_coding_stays_as_it_is(coding: str) -> None:
+    name, coded = compression.encode(coding, b"a" * 5000)
+    assert name == coding and DECODERS[coding](coded) == b"a" * 5000
+    assert compression.encode(coding, b"a") == ("", b"a")

@@ -26,14 +26,6 @@ def request(*headers: tuple[str, str], body: bytes = b"") -> Request:
     return Request(scope, receive, first_event={"type": "http.request", "body": body, "more_body": False})
 
 
-@pytest.mark.parametrize(
-    ("given", "media_type"),
-    [("Text/HTML; charset=utf-8", "text/html"), (" a/b ", "a/b"), ("", ""), ("a/b;", "a/b"), ("ä/b", "ä/b")],
-)
-def test_the_media_type_is_without_parameters(given: str, media_type: str) -> None:
-    assert bodies.media_type(request(("content-type", given))) == media_type
-
-
 def test_two_types_are_none() -> None:
     with pytest.raises(BadRequest, match="twice"):
         bodies.content_type(request(("content-type", JSON), ("content-type", JSON)))

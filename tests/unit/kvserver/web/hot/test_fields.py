@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kvserver.web.hot.fields import read_fields, split_off_key
+from kvserver.web.hot.fields import read_fields, split_varying
 
 
 def test_fields_of_the_subset() -> None:
-    read = read_fields(b"Host: h\r\nAccept: a/b, c\r\ncontent-length: 12\r\nUser-Agent:\r\n")
+    read = read_fields(b"\r\nHost: h\r\nAccept: a/b, c\r\ncontent-length: 12\r\nUser-Agent:\r\n")
     assert read is not None
     assert (read.accept, read.length, read.has_body) == (b",a/b, c", 12, True)
 
@@ -28,52 +30,87 @@ def test_fields_of_the_subset() -> None:
     ],
 )
 def test_everything_else_takes_the_ordinary_road(block: bytes) -> None:
-    assert read_fields(block) is None
+    assert read_fields(b"\r\n" + block) is None
 
 
 def test_who_asks_is_left_to_pages() -> None:
-    read = read_fields(b"Origin: http://a\r\nHost: h\r\nSec-Fetch-Site: none\r\nCookie: a=b\r\n")
+    read = read_fields(b"\r\nOrigin: http://a\r\nHost: h\r\nSec-Fetch-Site: none\r\nCookie: a=b\r\n")
     assert read is not None
     assert read.origin == b"http://a" and not read.has_body
     assert read.origin_fields == [(b"host", b"h"), (b"origin", b"http://a"), (b"sec-fetch-site", b"none")]
 
 
 def test_the_type_of_a_form_is_stored_as_none() -> None:
-    read = read_fields(b"Host: h\r\nContent-Type: application/x-www-form-urlencoded\r\n")
-    assert read is not None and read.content_type == ""
+    read = read_fields(b"\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\n")
+    assert read is not None and read.stored_type == ""
 
 
 @pytest.mark.parametrize(
-    ("block", "key", "rest"),
+    ("block", "varying", "rest"),
     [
-        (b"Host: h\r\nIdempotency-Key: a.b~_-9\r\n", b"a.b~_-9", b"Host: h\r\n"),
-        (b"Host: h\r\nidempotency-key:a\r\nAccept: b\r\n", b"a", b"Host: h\r\nAccept: b\r\n"),
-        (b"Host: h\r\nIdempotency-Key: %b\r\n" % (b"a" * 64), b"a" * 64, b"Host: h\r\n"),
+        (b"\r\nHost: h\r\nIdempotency-Key: a.b~_-9\r\n", {"Idempotency-Key": "a.b~_-9"}, b"\r\nHost: h\r\n"),
+        (b"\r\nidempotency-key:a\r\nHost: h\r\n", {"Idempotency-Key": "a"}, b"\r\nHost: h\r\n"),
+        (b'\r\nHost: h\r\nIF-none-MATCH: "5", "6"\r\n', {"If-None-Match": '"5", "6"'}, b"\r\nHost: h\r\n"),
+        (
+            b"\r\nRange: bytes=0-1\r\nIf-Range: x\r\nHost: h\r\nif-match: *\r\nAccept: b\r\nIf-Modified-Since: d\r\n",
+            {"Range": "bytes=0-1", "If-Range": "x", "If-Match": "*", "If-Modified-Since": "d"},
+            b"\r\nHost: h\r\nAccept: b\r\n",
+        ),
+        (b"\r\nHost: h\r\nIf-Unmodified-Since: a  b\r\n", {"If-Unmodified-Since": "a  b"}, b"\r\nHost: h\r\n"),
     ],
 )
-def test_a_key_is_split_off(block: bytes, key: bytes, rest: bytes) -> None:
-    assert split_off_key(block) == (key, rest)
+def test_what_varies_is_split_off(block: bytes, varying: dict[str, str], rest: bytes) -> None:
+    split = split_varying(block)
+    assert split is not None and split == (rest, varying) and list(split[1]) == list(varying), "in their order"
     assert read_fields(block) is None and read_fields(rest) is not None
 
 
 @pytest.mark.parametrize(
     "block",
     [
-        b"Host: h\r\n",
-        b"Idempotency-Key: a\r\nHost: h\r\n",
-        b"Host: h\r\nIdempotency-Key: %b\r\n" % (b"a" * 65),
-        b"Host: h\r\nIdempotency-Key:  a\r\n",
-        b"Host: h\r\nIdempotency-Key: a b\r\n",
-        b"Host: h\r\nIdempotency-Key: \r\n",
-        b"Host: h\r\nX-Idempotency-Key: a\r\n",
-        b"Host: h\r\nAccept: Idempotency-Key: a\r\n",
-        b"Host: h\nIdempotency-Key: a\r\n",
+        b"\r\nHost: h\r\n",
+        b"\r\nHost: h\r\nIf-Match:  a\r\n",
+        b"\r\nHost: h\r\nIf-Match: a \r\n",
+        b"\r\nHost: h\r\nIf-Match: a\x80\r\n",
+        b"\r\nHost: h\r\nIf-Match: a\x00\r\n",
+        b"\r\nHost: h\r\nIf-Match: a\rb\r\n",
+        b"\r\nHost: h\r\nIf-Match : a\r\n",
+        b"\r\nHost: h\r\nIf-Match: \r\n",
+        b"\r\nHost: h\r\n If-Match: a\r\n",
+        b"\r\nHost: h\r\nX-If-Match: a\r\n",
+        b"\r\nHost: h\r\nAccept: If-Match: a\r\n",
+        b"\r\nHost: h\nIf-Match: a\r\n",
+        b"\r\nHost: h\r\nRanges: a\r\n",
     ],
 )
-def test_what_is_no_plain_key_is_left(block: bytes) -> None:
-    assert split_off_key(block) == (b"", block)
+def test_what_is_not_of_the_plain_form_is_left(block: bytes) -> None:
+    assert split_varying(block) == (block, {})
+    assert block in (b"\r\nHost: h\r\n", b"\r\nHost: h\r\nAccept: If-Match: a\r\n") or read_fields(block) is None
 
 
-def test_a_second_key_is_left() -> None:
-    key, rest = split_off_key(b"Host: h\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n")
-    assert key == b"a" and read_fields(rest) is None
+def test_a_line_that_continues_one_is_left() -> None:
+    split = split_varying(b"\r\nHost: h\r\nIf-Match: a\r\n b\r\n")
+    assert split is not None and read_fields(split[0]) is None
+
+
+@pytest.mark.parametrize("second", [b"If-Match: a", b"if-match: b", b"IF-MATCH:a"])
+def test_what_comes_twice_is_not_taken(second: bytes) -> None:
+    assert split_varying(b"\r\nHost: h\r\nIf-Match: a\r\nAccept: b\r\n%b\r\n" % second) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["If-Match", "range", "Host", "Accept", "X-A"]), st.text("ab: ,\r\n\t", max_size=6)),
+        max_size=6,
+    )
+)
+def test_nothing_is_lost(lines: list[tuple[str, str]]) -> None:
+    """What is split off and what is left are the lines of the block."""
+    block = b"\r\n" + b"".join([f"{name}: {value}\r\n".encode() for name, value in lines])
+    split = split_varying(block)
+    if split is not None:
+        rest, varying = split
+        taken = [f"{name}:{value}".lower() for name, value in varying.items()]
+        left = rest.decode().split("\r\n")
+        given_lines = [line.replace(": ", ":", 1).lower() for line in block.decode().split("\r\n")]
+        assert sorted([*taken, *[line.replace(": ", ":", 1).lower() for line in left]]) == sorted(given_lines)
