@@ -7,8 +7,8 @@ treats their outcome as unknown anyway, and gateways read from the log what they
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
+import select
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class Sockets:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # report a peer that is gone or does not read
         self._publisher = self._context.socket(zmq.PUB)
-        self._poller = zmq.Poller()
+        self._readable = select.epoll()
         for stale in run_dir.glob(f"shard-{shard}-*.req"):
             with contextlib.suppress(OSError):  # a directory of that name belongs to another user
                 stale.unlink()
@@ -69,7 +69,7 @@ class Sockets:
             except zmq.ZMQError as error:
                 self.close()
                 raise StartError(f"the socket {path} cannot be bound: {error.strerror}") from None
-        self._poller.register(self._router, zmq.POLLIN)
+        self._readable.register(self._router.FD, select.EPOLLIN)
 
     def restore_files(self) -> None:
         """Bind the sockets' files again if they were removed. Connected peers stay connected."""
@@ -78,11 +78,15 @@ class Sockets:
 
     def wake_by(self, fd: int) -> None:
         """Let `wait` also return when `fd` is readable."""
-        self._poller.register(fd, zmq.POLLIN)
+        self._readable.register(fd, select.EPOLLIN)
 
     def wait(self, seconds: float) -> None:
-        """Wait until a request has arrived, at most `seconds`."""
-        self._poller.poll(math.ceil(seconds * 1000))
+        """Wait until a request may have arrived, at most `seconds`.
+
+        To be called when `receive` has just returned None: ZeroMQ makes its descriptor readable when something
+        arrives, but whatever looks at the socket, a reply for instance, may take that back.
+        """
+        self._readable.poll(seconds)
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the sender's identity and the frame of the next message; None: none has arrived."""
@@ -105,11 +109,14 @@ class Sockets:
 
     def publish(self, frame: bytes) -> None:
         """Send a frame to every gateway that keeps up."""
-        with contextlib.suppress(zmq.Again):
-            self._publisher.send(frame, zmq.DONTWAIT)
+        try:
+            self._publisher.send(frame, _DONTWAIT)
+        except zmq.Again:
+            return
 
     def close(self, linger_ms: int = 0) -> None:
         """Close and remove the sockets; drop what is not sent within `linger_ms`."""
+        self._readable.close()
         self._router.close(linger_ms)
         self._publisher.close(linger_ms)
         self._context.term()
