@@ -7,6 +7,7 @@ treats their outcome as unknown anyway, and gateways read from the log what they
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import select
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ class Sockets:
         self.incarnation = secrets.randbits(63) | 1
         self.dropped = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)  # its thread does not interrupt this one
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # report a peer that is gone or does not read
         self._publisher = self._context.socket(zmq.PUB)
