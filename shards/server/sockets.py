@@ -56,6 +56,7 @@ class Sockets:
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # report a peer that is gone or does not read
         self._publisher = self._context.socket(zmq.PUB)
         self._readable = select.epoll()
+        self._signalled = False  # whether the last wait ended because a descriptor became readable
         for stale in run_dir.glob(f"shard-{shard}-*.req"):
             with contextlib.suppress(OSError):  # a directory of that name belongs to another user
                 stale.unlink()
@@ -88,14 +89,20 @@ class Sockets:
         To be called when `receive` has just returned None: ZeroMQ makes its descriptor readable when something
         arrives, but whatever looks at the socket, a reply for instance, may take that back.
         """
-        self._readable.poll(seconds)
+        self._signalled = bool(self._readable.poll(seconds))
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the sender's identity and the frame of the next message; None: none has arrived."""
         router = self._router
-        if not int(router.get(_EVENTS)) & _POLLIN:
+        if self._signalled:
+            self._signalled = False  # a message is likely, and to ask for EVENTS takes longer than to receive it
+        elif not int(router.get(_EVENTS)) & _POLLIN:
             return None
-        identity, frame = router.recv(_DONTWAIT), router.recv(_DONTWAIT)
+        try:
+            identity = router.recv(_DONTWAIT)
+        except zmq.Again:
+            return None
+        frame = router.recv(_DONTWAIT)
         while router.get(_RCVMORE):
             router.recv(_DONTWAIT)
             frame = b""  # a request has one frame: treat several as one that cannot be read
