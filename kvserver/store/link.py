@@ -159,7 +159,8 @@ class Link:
             if not self._send(self._socket, requests):
                 self._waiting.extendleft(reversed(requests))
                 break
-        self._receive_replies()  # the descriptor is edge-triggered: sending may have swallowed the edge
+        if self._socket is not None and self._socket.has_replies():  # sending may have swallowed the sign of them
+            self._receive_replies()
 
     def _take_message(self) -> list[Pending]:
         """Take what travels in one message: what may take long alone, the rest as far as a message stays small."""

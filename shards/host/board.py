@@ -315,10 +315,11 @@ class Board:
         share and only then change, so that all of them show the end of a lifetime as the same time.
         """
         while True:
-            steady_ms, wall_ms = self._steady_ms(), _wall_ms()
+            steady_ms, wall_ms = self._steady_ms(), time.time_ns() // 1_000_000
             agreed_ms = steady_ms - (self.words[_BEHIND] - _BIAS)
             if -DRIFT_MS <= agreed_ms - wall_ms <= DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
+            wall_ms = counted_ms(wall_ms)
             if self._steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
                 self.words[_BEHIND] = steady_ms - wall_ms + _BIAS
                 return Now(wall_ms, steady_ms)

@@ -188,17 +188,24 @@ class ShardRow(ProcessRow):
         """Note that a record whose first revision is `revision` is about to be appended at `lsn`, or after filler
         there.
         """
-        self.open_revision = revision
-        self.open = lsn
+        words, base = self.words, self.base
+        words[base + _OPEN_REVISION] = revision
+        words[base + _OPEN] = lsn
 
     def clear_open(self) -> None:
         """Note that the open record is applied, or was never appended."""
+        words, base = self.words, self.base
         if self.fence:
             self.fence(Fence.APPLIED_THEN_CLEAR)
-        self.open = NONE
+        words[base + _OPEN] = NONE
         if self.fence:
             self.fence(Fence.CLEAR_THEN_REVISION)
-        self.open_revision = NONE
+        words[base + _OPEN_REVISION] = NONE
+
+
+# Set by every group: without the descriptor's call.
+_OPEN_REVISION: Final = ShardRow.open_revision.index
+_OPEN: Final = ShardRow.open.index
 
 
 class WorkerRow(ProcessRow):

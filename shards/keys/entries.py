@@ -66,7 +66,8 @@ class StagedEntries:
 
     def lookup(self, key: bytes) -> Entry | None:
         """Return the entry of `key` as the group has left it so far. It may have expired."""
-        return self.changes[key] if key in self.changes else self._committed.get(key)
+        changes = self.changes
+        return changes[key] if key in changes else self._committed.get(key)
 
     def stage(self, key: bytes, old: Entry | None, new: Entry | None) -> None:
         """Replace `old`, which `lookup` returned for `key`, by `new`; None: no entry."""

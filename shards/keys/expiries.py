@@ -20,31 +20,34 @@ class ExpiryHeap:
     Changes and deletes leave items in the heap. An item that is too early, or whose key is gone or expires by the
     other clock, is corrected when its time comes. `_earliest` holds the earliest item of each key, so a key whose
     expiry is postponed thousands of times still has one item.
+
+    Attributes:
+        items: the heap.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, bytes]] = []
+        self.items: list[tuple[int, bytes]] = []
         self._earliest: dict[bytes, int] = {}
 
     def load(self, items: Iterable[tuple[int, bytes]]) -> None:
         """Replace the contents by `items`, one for each key."""
-        self._heap = list(items)
-        heapq.heapify(self._heap)
-        self._earliest = {key: at_ms for at_ms, key in self._heap}
+        self.items = list(items)
+        heapq.heapify(self.items)
+        self._earliest = {key: at_ms for at_ms, key in self.items}
 
     def push(self, key: bytes, at_ms: int) -> None:
         """Make `pop_due` yield `key` at `at_ms`, unless it would earlier."""
         if self._earliest.get(key, MAX_TIME_MS + 1) > at_ms:
             self._earliest[key] = at_ms
-            heapq.heappush(self._heap, (at_ms, key))
+            heapq.heappush(self.items, (at_ms, key))
 
     def next_ms(self) -> int | None:
         """Return the time of the first item; None: the heap is empty."""
-        return self._heap[0][0] if self._heap else None
+        return self.items[0][0] if self.items else None
 
     def pop_due(self, now_ms: int) -> Iterator[bytes]:
         """Remove the items whose time has come, and yield their keys."""
-        heap, earliest = self._heap, self._earliest
+        heap, earliest = self.items, self._earliest
         while heap and heap[0][0] <= now_ms:
             at_ms, key = heapq.heappop(heap)
             if earliest.get(key) == at_ms:  # else an earlier item of this key was yielded, and it was rescheduled then
@@ -53,11 +56,11 @@ class ExpiryHeap:
 
     def is_mostly_stale(self, expiring: int) -> bool:
         """Whether most items are of keys that are gone, if `expiring` keys have an expiry."""
-        return len(self._heap) > 2 * expiring + _SLACK
+        return len(self.items) > 2 * expiring + _SLACK
 
     def check(self, due: Mapping[bytes, int]) -> None:
         """Raise AssertionError unless `pop_due` would yield each key of `due` at its time, or earlier."""
-        items = set(self._heap)
+        items = set(self.items)
         for key, at_ms in due.items():
             assert self._earliest[key] <= at_ms, (key, "would expire late")
         assert all((at_ms, key) in items for key, at_ms in self._earliest.items()), "known without an item"
@@ -73,6 +76,11 @@ class ExpiryHeaps:
         """Replace the contents by the expiries of `entries`."""
         self._by_wall.load((entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] > 0)
         self._by_steady.load((-entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] < 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether `take_due` will never find a key unless one is scheduled."""
+        return not (self._by_wall.items or self._by_steady.items)
 
     def schedule(self, key: bytes, expiry: int) -> None:
         """Make `take_due` look at `key` at `expiry`, unless it would earlier."""
@@ -109,7 +117,7 @@ class ExpiryHeaps:
 
     def compact(self, entries: Mapping[bytes, Entry], expiring: int) -> None:
         """Rebuild the heaps from `entries`, `expiring` of which have an expiry, if most items are stale."""
-        if self._by_wall.is_mostly_stale(expiring) or self._by_steady.is_mostly_stale(expiring):
+        if not self.is_empty and (self._by_wall.is_mostly_stale(expiring) or self._by_steady.is_mostly_stale(expiring)):
             self.load(entries)
 
     def check(self, entries: Mapping[bytes, Entry]) -> None:

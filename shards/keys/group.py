@@ -52,7 +52,7 @@ class Group:
 
     Attributes:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
-        staged, replies, load, budget: what has been decided so far, by its kind.
+        staged, replies, load: what has been decided so far, by its kind.
         checks_budget: whether puts must be checked against `policy` and the memory limit.
         outcomes: what the operations that are done once have done, to be logged after the events.
         batch_spans: where the events of each atomic batch begin and end.
@@ -62,10 +62,11 @@ class Group:
 
     __slots__ = (
         "_answered",
+        "_budget",
         "_due",
+        "_others_bytes",
         "batch_spans",
         "batch_start",
-        "budget",
         "checks_budget",
         "events",
         "expiry_lag_ms",
@@ -93,7 +94,8 @@ class Group:
         self.staged = StagedEntries(keyspace.entries)
         self.load = GroupLoad()
         self.replies = PendingReplies(now, self.load)
-        self.budget = MemoryBudget(keyspace, self.staged, self.events, self.load, now, others_bytes)
+        self._others_bytes = others_bytes
+        self._budget: MemoryBudget | None = None  # made when it is needed, which it is only near the limit
         self.checks_budget = (
             policy is not WritePolicy.ALL or 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
         )
@@ -103,6 +105,15 @@ class Group:
         self.batch_start: int | None = None
         self.expiry_lag_ms = 0
         self._due: list[bytes] = []  # taken from the expiries: to be scheduled again if the group is discarded
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """The memory limit as it applies to this group, and the keys that it has evicted."""
+        if self._budget is None:
+            self._budget = MemoryBudget(
+                self.keyspace, self.staged, self.events, self.load, self.now, self._others_bytes
+            )
+        return self._budget
 
     def expire_due(self, limit: int) -> int:
         """Delete at most `limit` keys that have expired; return their number. To be called first in a group."""
@@ -168,12 +179,12 @@ class Group:
 
     def record(self) -> Sequence[Event | Outcome]:
         """Return what is logged: the events, those of an atomic batch as one, and the outcomes."""
-        events = self._logged_events()
-        return [*events, *self.outcomes] if self.outcomes else events
-
-    def _logged_events(self) -> Sequence[Event]:
-        if not self.batch_spans:
+        if not (self.batch_spans or self.outcomes):
             return self.events
+        return [*self._nest_batches(), *self.outcomes]
+
+    def _nest_batches(self) -> Sequence[Event]:
+        """Return the events with those of each atomic batch as one."""
         logged: list[Event] = []
         at = 0
         for begin, end in self.batch_spans:

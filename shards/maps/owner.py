@@ -247,7 +247,7 @@ def _apply_events(
         if old is not None:
             header = (touched.pop(key, None) if touched else None) or _unpack(old)
             old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = header
-            if is_live(expires_ms, now):
+            if not expires_ms or is_live(expires_ms, now):
                 created_ms = min(old_created_ms, time_ms)  # the clock may have been set back
                 if revision in previous:
                     value_at = HEADER_SIZE + length

@@ -54,10 +54,12 @@ class MapStorage:
         growth = GROWTH_BYTES
         while True:
             try:
-                return self._transact_once(write)
-            except MapFull:
-                if not self._grow_or_drop_ballast(growth):
-                    raise
+                with self.env.begin(self.data, None, True, True) as txn:
+                    return write(txn)
+            except lmdb.Error as error:
+                is_full = means_full(error, self.path)
+                if not (is_full and self._grow_or_drop_ballast(growth)):
+                    raise (MapFull if is_full else MapError)(f"{self.path}: {error}") from None
                 growth *= 2
 
     @property
@@ -124,14 +126,6 @@ class MapStorage:
             self.env.set_mapsize(self._reserve.size)
             return True
         return self.ballast is not None and self.ballast.drop()
-
-    def _transact_once(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
-        try:
-            with self.env.begin(self.data, None, True, True) as txn:
-                return write(txn)
-        except lmdb.Error as error:
-            failure = MapFull if means_full(error, self.path) else MapError
-            raise failure(f"{self.path}: {error}") from None
 
 
 def _open_to_write(path: Path) -> tuple[Reserve | None, lmdb.Environment]:

@@ -44,7 +44,7 @@ MOST_WAITING = 4096
 
 _IDLE_S = 0.1  # the longest wait, so that the heartbeat continues
 _HOUSEKEEPING_S = 1.0  # between checks of the run and of the map
-_FIGURES_S = 0.05  # between publications of the figures
+_FIGURES_S = 0.05  # between heartbeats, and between publications of the figures
 _GOODBYE_S = 0.1  # for which a stopping shard refuses requests that were on their way
 _GOODBYE_LINGER_MS = 250  # for which the last replies may take to be sent
 _LOCK_S = 10.0  # for which a predecessor may take to die
@@ -134,7 +134,6 @@ class ShardServer:
 
         Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
-        self._row.record_heartbeat()
         if not self._receive_messages() and not self._queue:
             wait_s = self.writer.expiry_in_s(wait_s)
             if wait_s > 0:
@@ -211,14 +210,18 @@ class ShardServer:
         group = self._queue.take_group(time.monotonic_ns(), small=small)
         if not group:
             return False
-        replies = self.writer.write([message.operations for message in group], sum(message.size for message in group))
+        requests = [message.operations for message in group]
+        replies = self.writer.write(requests, sum([message.size for message in group]))
+        is_done = True
         for message, answers in zip(group, replies, strict=True):
             if answers:
                 self._send_replies(message, answers)
             if len(answers) < len(message.operations):
+                is_done = False
                 message.patched_bytes += _patched_bytes(message.operations, answers)
         self._publish_records()
-        self._queue.return_rest(group, list(map(len, replies)), small=small)
+        if not is_done:
+            self._queue.return_rest(group, list(map(len, replies)), small=small)
         return True
 
     def _send_replies(self, message: QueuedMessage, replies: Sequence[Reply]) -> None:
@@ -235,7 +238,7 @@ class ShardServer:
         self.writer.announcements.clear()
 
     def _do_housekeeping(self) -> None:
-        """Check that the run continues, maintain the map and publish the figures, each at its interval."""
+        """Check that the run continues, maintain the map, beat and publish the figures, each at its interval."""
         now = time.monotonic()
         if now >= self._housekeeping_at:
             if self.board.is_over():
@@ -246,6 +249,7 @@ class ShardServer:
             self.writer.maintain_map(self.board.watermark())
             self._housekeeping_at = now + _HOUSEKEEPING_S
         if now >= self._figures_at:
+            self._row.record_heartbeat()
             self.writer.publish_figures()
             self._figures_at = now + _FIGURES_S
 

@@ -188,12 +188,13 @@ class RequestQueue:
                     self._refuse(patches, PatchesTooLarge())
                 if not message.operations:
                     continue
-            if message.is_prefix_delete and group:
-                line.appendleft(message)
+            if message.is_prefix_delete:
+                if group:
+                    line.appendleft(message)
+                else:
+                    group.append(message)
                 break
             group.append(message)
-            if message.is_prefix_delete:
-                break
             operations += count_operations(message.operations)
             size += message.size
         return group

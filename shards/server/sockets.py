@@ -7,8 +7,9 @@ treats their outcome as unknown anyway, and gateways read from the log what they
 from __future__ import annotations
 
 import contextlib
-import math
+import os
 import secrets
+import select
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -50,10 +51,12 @@ class Sockets:
         self.incarnation = secrets.randbits(63) | 1
         self.dropped = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)  # its thread does not interrupt this one
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # report a peer that is gone or does not read
         self._publisher = self._context.socket(zmq.PUB)
-        self._poller = zmq.Poller()
+        self._readable = select.epoll()
+        self._signalled = False  # whether the last wait ended because a descriptor became readable
         for stale in run_dir.glob(f"shard-{shard}-*.req"):
             with contextlib.suppress(OSError):  # a directory of that name belongs to another user
                 stale.unlink()
@@ -69,7 +72,7 @@ class Sockets:
             except zmq.ZMQError as error:
                 self.close()
                 raise StartError(f"the socket {path} cannot be bound: {error.strerror}") from None
-        self._poller.register(self._router, zmq.POLLIN)
+        self._readable.register(self._router.FD, select.EPOLLIN)
 
     def restore_files(self) -> None:
         """Bind the sockets' files again if they were removed. Connected peers stay connected."""
@@ -78,18 +81,28 @@ class Sockets:
 
     def wake_by(self, fd: int) -> None:
         """Let `wait` also return when `fd` is readable."""
-        self._poller.register(fd, zmq.POLLIN)
+        self._readable.register(fd, select.EPOLLIN)
 
     def wait(self, seconds: float) -> None:
-        """Wait until a request has arrived, at most `seconds`."""
-        self._poller.poll(math.ceil(seconds * 1000))
+        """Wait until a request may have arrived, at most `seconds`.
+
+        To be called when `receive` has just returned None: ZeroMQ makes its descriptor readable when something
+        arrives, but whatever looks at the socket, a reply for instance, may take that back.
+        """
+        self._signalled = bool(self._readable.poll(seconds))
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the sender's identity and the frame of the next message; None: none has arrived."""
         router = self._router
-        if not int(router.get(_EVENTS)) & _POLLIN:
+        if self._signalled:
+            self._signalled = False  # a message is likely, and to ask for EVENTS takes longer than to receive it
+        elif not int(router.get(_EVENTS)) & _POLLIN:
             return None
-        identity, frame = router.recv(_DONTWAIT), router.recv(_DONTWAIT)
+        try:
+            identity = router.recv(_DONTWAIT)
+        except zmq.Again:
+            return None
+        frame = router.recv(_DONTWAIT)
         while router.get(_RCVMORE):
             router.recv(_DONTWAIT)
             frame = b""  # a request has one frame: treat several as one that cannot be read
@@ -105,11 +118,14 @@ class Sockets:
 
     def publish(self, frame: bytes) -> None:
         """Send a frame to every gateway that keeps up."""
-        with contextlib.suppress(zmq.Again):
-            self._publisher.send(frame, zmq.DONTWAIT)
+        try:
+            self._publisher.send(frame, _DONTWAIT)
+        except zmq.Again:
+            return
 
     def close(self, linger_ms: int = 0) -> None:
         """Close and remove the sockets; drop what is not sent within `linger_ms`."""
+        self._readable.close()
         self._router.close(linger_ms)
         self._publisher.close(linger_ms)
         self._context.term()

@@ -136,6 +136,7 @@ class Writer:
         self.announcements: list[bytes] = []
         self.figures = dict.fromkeys(ShardRow.FIGURES, 0)
         self._allowance = MapAllowance(map)
+        self._traces = logging.getLogger("shards").isEnabledFor(TRACE)  # the level never changes
         self._expire_at = 0.0  # no expiries before this time.monotonic()
         self._failing = False  # whether the last append failed
 
@@ -169,12 +170,15 @@ class Writer:
             self.figures["queue"] = max(self.figures["queue"], len(replies))
         if not _MAY_REFUSE.isdisjoint(map(type, replies)):
             self.figures["refused"] += count_refusals(replies)
+        if len(requests) == 1:
+            return [replies]
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
 
     def expiry_in_s(self, most_s: float) -> float:
         """Return the seconds until an expiry may be due, at most `most_s`."""
-        due_in_ms = self.keyspace.expiries.due_in_ms(self._clock.now())
+        expiries = self.keyspace.expiries
+        due_in_ms = None if expiries.is_empty else expiries.due_in_ms(self._clock.now())
         if due_in_ms is None:
             return most_s
         wait_s = max(due_in_ms / 1000, self._expire_at - time.monotonic(), 0.0)
@@ -206,7 +210,7 @@ class Writer:
     def _execute(self, operations: Iterable[Operation], put_bytes: int) -> list[Reply]:
         """Decide `operations` until a group is full, and commit it; return the replies."""
         group = self._open_group(put_bytes)
-        if time.monotonic() >= self._expire_at:
+        if not self.keyspace.expiries.is_empty and time.monotonic() >= self._expire_at:
             group.expire_due(EXPIRE_KEYS)
         decide = rules.decide
         committed: list[Reply] = []
@@ -299,7 +303,8 @@ class Writer:
         figures["apply_ns"] += time.monotonic_ns() - flushed
         figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.expiry_lag_ms)
         self._count_events(events)
-        log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(events), len(payload))
+        if self._traces:
+            log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(events), len(payload))
         return replies
 
     def _refuse_append(self, error: LogError) -> Failed:

@@ -20,7 +20,7 @@ from shards.wire.protocol import (
     decode_part,
     decode_reply,
 )
-from tests.api.shards.server.tools import Client, client, logged, serving, turn_until, until
+from tests.api.shards.server.tools import Client, arrive, client, logged, serving, turn_until, until
 from tests.stores import Store
 
 
@@ -105,10 +105,11 @@ class TestStart:
 
 
 class TestPeers:
-    def test_one_that_is_gone_holds_nobody_up(self, asking: Client, server: ShardServer, store: Store) -> None:
+    def test_one_that_is_gone_holds_nobody_up(
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with client(store) as leaving:
-            leaving.send(Put(b"k", b"1"))
-            server.sockets.wait(20.0)
+            arrive(server, leaving, [[Put(b"k", b"1")]], monkeypatch)
         turn_until(server, lambda: logged(store), "executed")
         assert asking.do(Put(b"k", b"2", want_previous=True)) == Replaced(2, True, b"1", 0, "", 1)
 
