@@ -144,14 +144,14 @@ class MemoryBudget:
         """Undo the evictions from the one at `first` on, as far as the evictor goes; return their keys."""
         keys = self._evicted[first:]
         if self._keyspace.evictor is not None:
-            self._keyspace.evictor.put_back(keys)
+            self._keyspace.evictor.add_keys(keys)
         del self._evicted[first:]
         return keys
 
     def put_back_recreated(self) -> None:
         """Give the evictor back the keys that were evicted and written again in the same group; before commit."""
         if self._keyspace.evictor is not None:
-            self._keyspace.evictor.put_back(key for key in self._evicted if self._staged.changes[key] is not None)
+            self._keyspace.evictor.add_keys(key for key in self._evicted if self._staged.changes[key] is not None)
 
     def _held_bytes(self) -> int:
         """Bytes of keys and values in the shard once the group is committed."""
@@ -163,10 +163,10 @@ class MemoryBudget:
         if evictor is None:
             return
         while self._held_bytes() > most_bytes and len(self._evicted) < evictor.max_per_group:
-            key = evictor.take_oldest(self._keyspace.entries, staged.changes, spared, self._now.steady_ms)
-            if key is None:
+            oldest = self._keyspace.take_oldest(staged.changes, spared, self._now.steady_ms)
+            if oldest is None:
                 break
-            entry = self._keyspace.entries[key]
+            key, entry = oldest
             self._events.append(DeleteEvent(key, "evict" if is_live(entry, self._now) else "expire"))
             staged.stage(key, entry, None)
             self._evicted.append(key)

@@ -1,10 +1,10 @@
-"""The entry that a shard's dict holds for a key, and the entries that an open group stages in front of them. Pure."""
+"""What a shard knows of a key, its entry; and the entries that an open group stages. Pure."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from shards.wire import clock
 from shards.wire.clock import Now
@@ -13,13 +13,23 @@ from shards.wire.outcomes import OutcomeRecord
 Entry = tuple[int, int, int, int]
 """Revision, revision of the value, expiry (see `clock`), bytes of the value: indexes `REVISION` to `SIZE`.
 
-Plain tuples of integers, not named ones: Python's garbage collector untracks only plain tuples, and a shard holds
-millions of them.
+Plain tuples of integers, not named ones: they are made for each change, and Python's garbage collector untracks only
+plain tuples.
 """
 REVISION: Final = 0
 VALUE_REVISION: Final = 1
 EXPIRY: Final = 2
 SIZE: Final = 3
+
+UNKNOWN: Final[Entry] = (0, 0, 0, 0)
+"""Stands where there is no word on a key, neither an entry nor that it has none."""
+
+FindEntry = Callable[[bytes], Entry | None]
+"""Finds the entry of a key; None: it has none. Any bytes are allowed, also those that can be no key."""
+
+ListEntries = Callable[[bytes | None, int, bool], tuple[list[tuple[bytes, Entry]], bytes | None]]
+"""Walks over the next keys of the map above one (None: from the first), so many of them: lists all with their entries,
+or, if True, only those that have an expiry. Also returns the last key that it came to; None: there are no more."""
 
 ReadValue = Callable[[bytes], tuple[bytes, str]]
 """Reads value and content type of a key that has an entry."""
@@ -27,8 +37,16 @@ ReadValue = Callable[[bytes], tuple[bytes, str]]
 FindOutcome = Callable[[bytes], OutcomeRecord | None]
 """Finds what is remembered of an operation that was done once, by its identity."""
 
-_ABSENT: Final[Entry] = (0, 0, 0, 0)
-"""Marks a key that the open group had not changed when a savepoint was made."""
+
+class Totals(NamedTuple):
+    """What all keys of a shard add up to: their number, the bytes of keys and values, how many have an expiry.
+
+    Expired ones count until they are deleted.
+    """
+
+    keys: int
+    bytes: int
+    expiring: int
 
 
 def is_live(entry: Entry | None, now: Now) -> bool:
@@ -48,34 +66,38 @@ class StagedEntries:
     """The entries that an open group will commit, in front of those that are committed.
 
     Args:
-        committed: the dict of the shard. It is only read here.
+        find_committed: finds the entries that the shard has committed.
 
     Attributes:
         changes: from key to its new entry; None: commit removes the key.
-        bytes: by how many bytes of keys and values commit changes the dict; may be negative.
+        keys: by how many keys commit changes their number; may be negative.
+        bytes: by how many bytes of keys and values; may be negative.
         expiring: by how many entries with an expiry; may be negative.
     """
 
-    __slots__ = ("_committed", "bytes", "changes", "expiring")
+    __slots__ = ("_find_committed", "bytes", "changes", "expiring", "keys")
 
-    def __init__(self, committed: dict[bytes, Entry]) -> None:
-        self._committed = committed
+    def __init__(self, find_committed: FindEntry) -> None:
+        self._find_committed = find_committed
         self.changes: dict[bytes, Entry | None] = {}
+        self.keys = 0
         self.bytes = 0
         self.expiring = 0
 
     def lookup(self, key: bytes) -> Entry | None:
         """Return the entry of `key` as the group has left it so far. It may have expired."""
         changes = self.changes
-        return changes[key] if key in changes else self._committed.get(key)
+        return changes[key] if key in changes else self._find_committed(key)
 
     def stage(self, key: bytes, old: Entry | None, new: Entry | None) -> None:
         """Replace `old`, which `lookup` returned for `key`, by `new`; None: no entry."""
         self.changes[key] = new
         if old is not None:
+            self.keys -= 1
             self.bytes -= len(key) + old[SIZE]
             self.expiring -= old[EXPIRY] != 0
         if new is not None:
+            self.keys += 1
             self.bytes += len(key) + new[SIZE]
             self.expiring += new[EXPIRY] != 0
 
@@ -84,17 +106,17 @@ class StagedEntries:
 
         It takes further keys, which were not staged at the savepoint, and unstages them, too.
         """
-        before = {key: self.changes.get(key, _ABSENT) for key in keys}
-        counts = self.bytes, self.expiring
+        before = {key: self.changes.get(key, UNKNOWN) for key in keys}
+        counts = self.keys, self.bytes, self.expiring
 
         def restore(added: Sequence[bytes]) -> None:
             for key, entry in before.items():
-                if entry is _ABSENT:
+                if entry is UNKNOWN:
                     self.changes.pop(key, None)
                 else:
                     self.changes[key] = entry
             for key in added:
                 self.changes.pop(key, None)
-            self.bytes, self.expiring = counts
+            self.keys, self.bytes, self.expiring = counts
 
         return restore

@@ -4,8 +4,8 @@
 The CRC of a key selects its word, which holds a time in ticks of 8 ms, modulo 2^32 (a year). Readers and the shard
 record a use by one plain store. Keys that share a word are all as young as the youngest.
 
-**The sample** is drawn from a list of the shard's keys, since a dict cannot be indexed by number. Deleted keys stay in
-the list until they are the oldest of a sample or make up half of it, so a new key costs one append, and 8 to 16 bytes.
+**The sample** is drawn from a list of the shard's keys, since a map cannot be indexed by number. Deleted keys stay in
+the list until they are the oldest of a sample or make up half of it, so a new key costs one append, and its own bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from binascii import crc32
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Final
+
+from shards.keys.entries import Entry, FindEntry
 
 STAMPS: Final = 1 << 20
 SAMPLE: Final = 16
@@ -46,19 +48,20 @@ class Evictor:
     def __init__(self, stamps: memoryview[int], random: Callable[[], float], max_per_group: int = EVICT_KEYS) -> None:
         self.max_per_group = max_per_group
         self._stamps, self._random = stamps, random
-        self._keys: list[bytes] = []  # all keys of the shard, and some deleted ones
+        self._keys: list[bytes] = []  # all keys of the shard, once each was added, and some deleted ones
 
-    def load(self, keys: Iterable[bytes]) -> None:
-        """Start with `keys`. Their ages are those of their stamps."""
-        self._keys = list(keys)
+    def add_keys(self, keys: Iterable[bytes]) -> None:
+        """Sample `keys`, too. Their ages are those of their stamps."""
+        self._keys += keys
 
-    def record_changes(self, changes: Mapping[bytes, object], keys: Container[bytes], now_ms: int) -> None:
-        """Record that `changes` are about to be applied to `keys`: those that are not None are used, and may be new."""
+    def record_changes(self, changes: Mapping[bytes, Entry | None], find: FindEntry, now_ms: int) -> None:
+        """Record that `changes` are about to be committed: those that are not None are used, and new unless `find`
+        finds them."""
         stamps, word = self._stamps, stamp_at(now_ms)
         for key, entry in changes.items():
             if entry is not None:
                 stamps[crc32(key) & STAMPS - 1] = word
-                if key not in keys:
+                if find(key) is None:
                     self._keys.append(key)
 
     def record_read(self, key: bytes, now_ms: int) -> None:
@@ -66,11 +69,12 @@ class Evictor:
         record_use(self._stamps, key, now_ms)
 
     def take_oldest(
-        self, keys: Collection[bytes], staged: Container[bytes], spared: Container[bytes], now_ms: int
-    ) -> bytes | None:
-        """Return the key used longest ago of a sample of `keys` without `staged` and `spared`; None: none is left.
+        self, find: FindEntry, staged: Container[bytes], spared: Container[bytes], now_ms: int
+    ) -> tuple[bytes, Entry] | None:
+        """Return the key used longest ago of a sample of those that `find` finds, without `staged` and `spared`, and
+        its entry; None: none is left.
 
-        It is not sampled again: `put_back` it unless it is deleted.
+        It is not sampled again: `add_keys` it unless it is deleted.
         """
         known, random, stamps, now = self._keys, self._random, self._stamps, stamp_at(now_ms)
         while known:
@@ -83,23 +87,24 @@ class Evictor:
                 if age > most and key not in staged and key not in spared:
                     found, most = at, age
             if found < 0:  # all of the sample is staged or spared, and perhaps most of the shard: look at each key
-                return next((key for key in keys if key not in staged and key not in spared), None)
+                others = ((key, find(key)) for key in known if key not in staged and key not in spared)
+                return next(((key, entry) for key, entry in others if entry is not None), None)
             key, known[found] = known[found], known[-1]  # remove it in constant time: the list has no order
             known.pop()
-            if key in keys:  # else it was deleted long ago: sample again
-                return key
+            entry = find(key)
+            if entry is not None:  # else it was deleted long ago: sample again
+                return key, entry
         return None
 
-    def put_back(self, keys: Iterable[bytes]) -> None:
-        """Sample `keys`, which `take_oldest` returned, again: they were not deleted after all."""
-        self._keys += keys
+    def is_mostly_stale(self, count: int) -> bool:
+        """Whether most keys in the list are deleted ones, if the shard has `count`."""
+        return len(self._keys) > 2 * count + _SLACK
 
-    def compact(self, keys: Collection[bytes]) -> None:
-        """Drop the deleted keys, those that are not in `keys`, if most are."""
-        if len(self._keys) > 2 * len(keys) + _SLACK:
-            self._keys = list(keys)
+    def clear(self) -> None:
+        """Forget all keys: they will be added anew."""
+        self._keys = []
 
     def check(self, keys: Collection[bytes]) -> None:
         """Raise AssertionError if one of `keys` can never be evicted, or too many deleted keys are held."""
         assert set(self._keys).issuperset(keys), "keys that cannot be evicted"
-        assert len(self._keys) <= 2 * len(keys) + _SLACK, "keys that are gone"
+        assert not self.is_mostly_stale(len(keys)), "keys that are gone"

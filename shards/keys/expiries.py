@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from shards.keys.entries import EXPIRY, Entry, is_live
+from shards.keys.entries import EXPIRY, Entry, FindEntry, is_live
 from shards.wire.clock import Now
 from shards.wire.keys import MAX_TIME_MS
 
@@ -17,9 +17,9 @@ _SLACK: Final = 4096
 class ExpiryHeap:
     """A heap of (time, key) by one clock. Each pushed key has an item at its time or earlier.
 
-    Changes and deletes leave items in the heap. An item that is too early, or whose key is gone or expires by the
-    other clock, is corrected when its time comes. `_earliest` holds the earliest item of each key, so a key whose
-    expiry is postponed thousands of times still has one item.
+    `_earliest` holds the item of each key that counts, so a key whose expiry is postponed thousands of times has one.
+    Where it is too early, or its key expires by the other clock now, that is corrected when its time comes. Items that
+    do not count stay in the heap until then, or until they are most of it.
 
     Attributes:
         items: the heap.
@@ -29,17 +29,16 @@ class ExpiryHeap:
         self.items: list[tuple[int, bytes]] = []
         self._earliest: dict[bytes, int] = {}
 
-    def load(self, items: Iterable[tuple[int, bytes]]) -> None:
-        """Replace the contents by `items`, one for each key."""
-        self.items = list(items)
-        heapq.heapify(self.items)
-        self._earliest = {key: at_ms for at_ms, key in self.items}
-
     def push(self, key: bytes, at_ms: int) -> None:
         """Make `pop_due` yield `key` at `at_ms`, unless it would earlier."""
         if self._earliest.get(key, MAX_TIME_MS + 1) > at_ms:
             self._earliest[key] = at_ms
             heapq.heappush(self.items, (at_ms, key))
+
+    def cancel(self, key: bytes) -> None:
+        """Make `pop_due` not yield `key`."""
+        if self._earliest:
+            self._earliest.pop(key, None)
 
     def next_ms(self) -> int | None:
         """Return the time of the first item; None: the heap is empty."""
@@ -50,13 +49,15 @@ class ExpiryHeap:
         heap, earliest = self.items, self._earliest
         while heap and heap[0][0] <= now_ms:
             at_ms, key = heapq.heappop(heap)
-            if earliest.get(key) == at_ms:  # else an earlier item of this key was yielded, and it was rescheduled then
+            if earliest.get(key) == at_ms:  # else it does not count
                 del earliest[key]
                 yield key
 
-    def is_mostly_stale(self, expiring: int) -> bool:
-        """Whether most items are of keys that are gone, if `expiring` keys have an expiry."""
-        return len(self.items) > 2 * expiring + _SLACK
+    def compact(self) -> None:
+        """Drop the items that do not count, if they are most of the heap."""
+        if len(self.items) > 2 * len(self._earliest) + _SLACK:
+            self.items = [(at_ms, key) for key, at_ms in self._earliest.items()]
+            heapq.heapify(self.items)
 
     def check(self, due: Mapping[bytes, int]) -> None:
         """Raise AssertionError unless `pop_due` would yield each key of `due` at its time, or earlier."""
@@ -72,11 +73,6 @@ class ExpiryHeaps:
     def __init__(self) -> None:
         self._by_wall, self._by_steady = ExpiryHeap(), ExpiryHeap()
 
-    def load(self, entries: Mapping[bytes, Entry]) -> None:
-        """Replace the contents by the expiries of `entries`."""
-        self._by_wall.load((entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] > 0)
-        self._by_steady.load((-entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] < 0)
-
     @property
     def is_empty(self) -> bool:
         """Whether `take_due` will never find a key unless one is scheduled."""
@@ -89,12 +85,18 @@ class ExpiryHeaps:
         else:
             self._by_steady.push(key, -expiry)
 
-    def take_due(self, now: Now, limit: int, entries: Mapping[bytes, Entry]) -> list[bytes]:
-        """Remove and return at most `limit` keys of `entries` that have expired: delete or reschedule them."""
-        keys: list[bytes] = []
+    def cancel(self, key: bytes) -> None:
+        """Make `take_due` not look at `key`, which has no expiry any more."""
+        self._by_wall.cancel(key)
+        self._by_steady.cancel(key)
+
+    def take_due(self, now: Now, limit: int, find: FindEntry) -> list[tuple[bytes, Entry]]:
+        """Remove and return at most `limit` keys that have expired by the entries that `find` finds, and these entries:
+        delete or reschedule the keys."""
+        due: list[tuple[bytes, Entry]] = []
         for heap, now_ms, sign in ((self._by_steady, now.steady_ms, -1), (self._by_wall, now.wall_ms, 1)):
             for key in heap.pop_due(now_ms):
-                entry = entries.get(key)
+                entry = find(key)
                 # Skip keys that expire never or by the other clock now: its heap has an item of them, and a key with
                 # items in both must not be returned twice.
                 if entry is None or entry[EXPIRY] * sign <= 0:
@@ -102,10 +104,10 @@ class ExpiryHeaps:
                 if is_live(entry, now):  # its expiry was postponed after the item was made
                     heap.push(key, entry[EXPIRY] * sign)
                     continue
-                keys.append(key)
-                if len(keys) == limit:
-                    return keys
-        return keys
+                due.append((key, entry))
+                if len(due) == limit:
+                    return due
+        return due
 
     def due_in_ms(self, now: Now) -> int | None:
         """Return how long after `now` `take_due` may find a key; 0 or less: at once; None: never."""
@@ -115,10 +117,11 @@ class ExpiryHeaps:
             waits.append(by_steady - now.steady_ms)
         return min(waits, default=None)
 
-    def compact(self, entries: Mapping[bytes, Entry], expiring: int) -> None:
-        """Rebuild the heaps from `entries`, `expiring` of which have an expiry, if most items are stale."""
-        if not self.is_empty and (self._by_wall.is_mostly_stale(expiring) or self._by_steady.is_mostly_stale(expiring)):
-            self.load(entries)
+    def compact(self) -> None:
+        """Give the memory back of what was cancelled and postponed, if it is much."""
+        if not self.is_empty:
+            self._by_wall.compact()
+            self._by_steady.compact()
 
     def check(self, entries: Mapping[bytes, Entry]) -> None:
         """Raise AssertionError unless each of `entries` that expires will be found in time."""

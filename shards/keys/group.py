@@ -1,7 +1,7 @@
 """Operations that are decided together and make up one log record. Pure: time is an argument, nothing is stored.
 
 A `Group` holds what the operations of one record have decided so far; each operation sees the decisions of the earlier
-ones. `rules` decides them. Until `Group.commit` nothing of it is in the dict, so a group whose record could not be
+ones. `rules` decides them. Until `Group.commit` nothing of it is in the keyspace, so a group whose record could not be
 appended is undone by `Group.discard`.
 
 The log gives out revisions, after deciding. While a group is open, its own revisions are negative: ~0 is that of its
@@ -91,7 +91,7 @@ class Group:
     ) -> None:
         self.keyspace, self.now, self.policy, self.map_bytes_left = keyspace, now, policy, map_bytes_left
         self.events: list[Change] = []
-        self.staged = StagedEntries(keyspace.entries)
+        self.staged = StagedEntries(keyspace.find_entry)
         self.load = GroupLoad()
         self.replies = PendingReplies(now, self.load)
         self._others_bytes = others_bytes
@@ -104,7 +104,7 @@ class Group:
         self.batch_spans: list[tuple[int, int]] = []
         self.batch_start: int | None = None
         self.expiry_lag_ms = 0
-        self._due: list[bytes] = []  # taken from the expiries: to be scheduled again if the group is discarded
+        self._due: list[tuple[bytes, Entry]] = []  # to be scheduled again if the group is discarded
 
     @property
     def budget(self) -> MemoryBudget:
@@ -118,11 +118,11 @@ class Group:
     def expire_due(self, limit: int) -> int:
         """Delete at most `limit` keys that have expired; return their number. To be called first in a group."""
         keyspace = self.keyspace
-        due = keyspace.expiries.take_due(self.now, limit, keyspace.entries)
+        due = keyspace.expiries.take_due(self.now, limit, keyspace.find_entry)
         if due:
-            self.expiry_lag_ms = overdue_ms(keyspace.entries[due[0]][EXPIRY], self.now)
-        for key in due:
-            self.expire_key(key, keyspace.entries[key])
+            self.expiry_lag_ms = overdue_ms(due[0][1][EXPIRY], self.now)
+        for key, entry in due:
+            self.expire_key(key, entry)
         self._due += due
         return len(due)
 
@@ -194,7 +194,7 @@ class Group:
         return logged + self.events[at:]
 
     def commit(self, first_revision: int) -> set[int]:
-        """Put all decisions into the dict; `first_revision` is the revision of the first event.
+        """Put all decisions into the keyspace; `first_revision` is the revision of the first event.
 
         Returns the revisions whose old values `replies.fill_old_values` needs.
         """
@@ -204,9 +204,9 @@ class Group:
         return self.replies.set_revisions(first_revision)
 
     def discard(self) -> None:
-        """Undo the group: the dict is unchanged, and due keys are due again. Its replies are void."""
-        for key in self._due:
-            self.keyspace.expiries.schedule(key, self.keyspace.entries[key][EXPIRY])
+        """Undo the group: the keyspace is unchanged, and due keys are due again. Its replies are void."""
+        for key, entry in self._due:
+            self.keyspace.expiries.schedule(key, entry[EXPIRY])
         self.budget.take_back()
 
     def set_savepoint(self, operations: Sequence[OfOneKey]) -> Callable[[], None]:

@@ -274,17 +274,19 @@ def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
     return group.replies.add_done(revision, False, False)
 
 
-def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], next: bytes | None) -> Deleted:
-    """Delete those of `keys`, candidates in key order, that exist and whose value is not newer than the cut.
+def delete_prefix(
+    group: Group, operation: DeletePrefix, candidates: Sequence[tuple[bytes, Entry]], next: bytes | None
+) -> Deleted:
+    """Delete those of `candidates`, keys in order with their committed entries, that are live and whose value is not
+    newer than the cut. The group is new.
 
     Returns the reply: the deleted keys, and `next`, unchanged.
     """
     cut = operation.cut
     deleted = []
-    for key in keys:
-        entry = group.staged.lookup(key)
+    for key, entry in candidates:
         # The value's revision counts: a touch after the cut does not save a key.
-        if entry is not None and 0 < entry[VALUE_REVISION] <= cut and is_live(entry, group.now):
+        if entry[VALUE_REVISION] <= cut and is_live(entry, group.now):
             group.log(DeleteEvent(key, "prefix", cut if operation.marked else 0))
             group.staged.stage(key, entry, None)
             deleted.append(key)

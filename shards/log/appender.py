@@ -1,6 +1,6 @@
 """Appends to the log and flushes it: the one order of all changes.
 
-All shards append to one log, in turns of microseconds, and everything else (dict, map, snapshot, feed) is a view of
+All shards append to one log, in turns of microseconds, and everything else (map, snapshot, feed) is a view of
 it. An event's revision is its place in that order.
 
 **Append**: take the append lock; name the record in the row's open words; write it at the tail; show the new end on

@@ -18,7 +18,9 @@ databases:
 
 - `meta`: `identity`, an `Identity` as JSON, and `applied`, two u64: the LSN after the last log record that was
   applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
-  a record twice changes nothing. `outcome_bytes`, u64, is the size of all records of `outcomes`.
+  a record twice changes nothing. `totals`, three u64, is written with it: the same LSN, the bytes of all keys and
+  values, the number of keys with an expiry. (Where its LSN is another one, or it is absent, a version before it has
+  written the map.) `outcome_bytes`, u64, is the size of all records of `outcomes`.
 - `outcomes`: what the shard has done once, see `shards.wire.outcomes`; the key is the revision of the last change, u64
   big endian, so the oldest comes first.
 - `identities`: from the identity of such an operation to its key in `outcomes`.
@@ -52,6 +54,7 @@ MAX_READERS = 1024
 HEADER = struct.Struct("<QQqQQH")
 HEADER_SIZE = HEADER.size
 APPLIED = struct.Struct("<QQ")
+TOTALS = struct.Struct("<QQQ")
 
 _MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
 _LARGEST_WRITE = 64 << 20  # more than a transaction takes: where there is more room, none of it was missing

@@ -6,18 +6,21 @@ where its content is in doubt, it is built again from snapshot and log (`build`)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import lmdb
 import msgspec
 
+from shards.keys.entries import Entry, Totals
 from shards.log.records import START, Record, Start
 from shards.maps.layout import (
     APPLIED,
     HEADER,
     HEADER_SIZE,
+    TOTALS,
     Identity,
     Item,
     check_record,
@@ -42,9 +45,16 @@ _pack = HEADER.pack
 _LARGE = 4 << 10
 """Bytes of a record from which on a touch, which has to write the value again, waits for later ones of its record."""
 
+_MOST_SEEN = 4096
+"""Keys of which is remembered what `find_entry` saw, between two records."""
+
 T = TypeVar("T")
 Group = tuple[Record, Sequence[Event], Sequence[Outcome]]
 """A record with what its payload holds."""
+Sums = tuple[int, int]
+"""Bytes of keys and values, and how many keys have an expiry: of all keys, or by how much that changes."""
+Seen = tuple[tuple[int, int, int, int, int, int] | None, int]
+"""The header of a record and its bytes; None: there is no record."""
 Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
 
@@ -65,8 +75,11 @@ class MapOwner:
         self.storage = storage = MapStorage(path, ballast)
         self._env, self._data, self._meta = storage.env, storage.data, storage.meta
         self._outcomes = OutcomeTable(storage)
-        with self._env.begin(buffers=True) as txn:
+        self._begin = storage.env.begin
+        self._seen: dict[bytes, Seen] = {}
+        with self._env.begin(self._data, buffers=True) as txn:
             self._applied = read_applied(txn, self._meta)
+            self._sums = _read_sums(txn, self._meta, self._applied[0])
 
     @property
     def applied(self) -> tuple[int, int]:
@@ -83,7 +96,7 @@ class MapOwner:
 
         def write(txn: lmdb.Transaction[memoryview]) -> None:
             txn.put(b"identity", msgspec.json.encode(identity), db=self._meta)
-            txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
+            self._put_position(txn, lsn, revision, self._sums)
 
         self.storage.transact(write)
         self._applied = (lsn, revision)
@@ -93,6 +106,27 @@ class MapOwner:
         with self._env.begin(self._data, buffers=True) as txn:
             record = txn.get(key)
             return parse_record(record) if record is not None and is_live(_unpack(record)[2], now) else None
+
+    def find_entry(self, key: bytes) -> Entry | None:
+        """Return the entry of `key`, expired or not; None if it has none. Any bytes are allowed.
+
+        What it sees is remembered, so that a put of the key need not look again.
+        """
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        txn = self._begin(self._data, None, False, True)
+        try:
+            record = txn.get(key)
+            if record is None:
+                self._seen[key] = None, 0
+                return None
+            header, size = _unpack(record), len(record)
+            self._seen[key] = header, size
+            return header[0], header[1], header[2], size - HEADER_SIZE - header[5]
+        except lmdb.BadValsizeError:  # empty or too long
+            return None
+        finally:
+            txn.abort()
 
     def find_outcome(self, identity: bytes) -> OutcomeRecord | None:
         """Return what is remembered of the operation of `identity`; None if nothing is. It may be over."""
@@ -106,7 +140,7 @@ class MapOwner:
         outcomes: Sequence[Outcome] = (),
     ) -> dict[int, Old]:
         """Apply one record whose events and outcomes are at hand; see `apply`."""
-        return self._apply_groups([(record, events, outcomes)], None, previous)
+        return self._apply_groups([(record, events, outcomes)], None, previous, self._seen)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
@@ -121,31 +155,38 @@ class MapOwner:
         otherwise, `ProtocolError` if a record cannot be read.
         """
         groups = [(record, *(decode_record(record.payload) if record.events else ((), ()))) for record in records]
-        return self._apply_groups(groups, floors, previous)
+        return self._apply_groups(groups, floors, previous, {})
 
     def _apply_groups(
-        self, groups: Sequence[Group], floors: Sequence[int] | None, previous: Collection[int]
+        self,
+        groups: Sequence[Group],
+        floors: Sequence[int] | None,
+        previous: Collection[int],
+        seen: dict[bytes, Seen],
     ) -> dict[int, Old]:
         lsn, revision = self._applied
         for record, _, _ in groups:
             lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
 
-        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
+        def write(txn: lmdb.Transaction[memoryview]) -> tuple[dict[int, Old], Sums]:
             replaced: dict[int, Old] = {}
+            size, expiring = self._sums
             for record, events, outcomes in groups:
                 if record.kind == START:
                     if record.lsn >= self._applied[0]:
                         _reset_clock(txn, record, floors)
                         self._outcomes.reset_clock(txn, record, floors)
                 elif floors is not None or record.revision > self._applied[1]:
-                    _apply_events(txn, events, record, floors, previous, replaced)
+                    more_bytes, more_expiring = _apply_events(txn, events, record, floors, previous, seen, replaced)
+                    size, expiring = size + more_bytes, expiring + more_expiring
                     if outcomes:
                         self._outcomes.add(txn, outcomes, record, floors)
-            txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
-            return replaced
+            self._put_position(txn, lsn, revision, (size, expiring))
+            return replaced, (size, expiring)
 
-        replaced = self.storage.transact(write)
+        replaced, self._sums = self.storage.transact(write)
         self._applied = (lsn, revision)
+        self._seen.clear()
         return replaced
 
     def advance(self, lsn: int, revision: int) -> None:
@@ -155,59 +196,107 @@ class MapOwner:
         record must be applied; (lsn, revision) is the board's watermark.
         """
         if lsn > self._applied[0]:
-            self.storage.transact(lambda txn: txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta))
+            self.storage.transact(lambda txn: self._put_position(txn, lsn, revision, self._sums))
             self._applied = (lsn, revision)
 
     def load(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Put raw records of another map's `data` into this one, in one transaction. Raises `MapFull`."""
+        """Put raw records of another map's `data`, of keys that are not in this one, in one transaction.
+
+        Raises `MapFull`.
+        """
         rows = list(items)
-        self.storage.transact(lambda txn: [txn.put(key, record) for key, record in rows])
+        more_bytes, more_expiring = _sum_up(rows)
+        sums = self._sums[0] + more_bytes, self._sums[1] + more_expiring
+
+        def write(txn: lmdb.Transaction[memoryview]) -> None:
+            for key, record in rows:
+                txn.put(key, record)
+            self._put_position(txn, *self._applied, sums)
+
+        self.storage.transact(write)
+        self._sums = sums
+        self._seen.clear()
 
     def load_outcomes(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Put raw records of another map's `outcomes` into this one, in one transaction. Raises `MapFull`."""
         self.storage.transact(lambda txn: self._outcomes.load(txn, rows))
 
-    def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
-        """Yield key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
+    @property
+    def totals(self) -> Totals:
+        """What its keys add up to, expired ones included."""
+        with self._env.begin() as txn:
+            return Totals(txn.stat(self._data)["entries"], *self._sums)
 
-        Holds a read transaction until it is exhausted or closed.
-        """
-        with self._env.begin(buffers=True) as txn:
-            for key, record in txn.cursor(self._data):
-                revision, value_revision, expires_ms, _, _, length = _unpack(record)
-                yield bytes(key), revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
-
-    def list_versions(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
-        """List key, revision of the value and revision of at most `limit` keys, expired ones too, in key order.
+    def list_entries(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, Entry]]:
+        """List at most `limit` keys with their entries, expired ones too, in key order.
 
         The keys start with `prefix` and are above `after`.
         """
-        found: list[tuple[bytes, int, int]] = []
         with self._env.begin(buffers=True) as txn:
-            for key, record in scan(txn, self._data, prefix, after):
-                if len(found) >= limit:
-                    break
-                revision, value_revision, *_ = _unpack(record)
-                found.append((bytes(key), value_revision, revision))
-        return found
+            rows = islice(scan(txn, self._data, prefix, after), limit)
+            return [(key, _entry_of(record)) for key, record in rows]
 
-    def check(self, shards: int, shard: int, expected: dict[bytes, tuple[int, int, int, int]] | None = None) -> None:
-        """Verify every record: its header makes sense, its slot is this shard's, and it says what `expected` (key to
-        revision, revision of the value, expiry, size) says. Raises `AssertionError`."""
-        count = 0
+    def survey_entries(
+        self, after: bytes | None, steps: int, expiring: bool
+    ) -> tuple[list[tuple[bytes, Entry]], bytes | None]:
+        """Walk over at most `steps` keys above `after`; see `entries.ListEntries`."""
+        found: list[tuple[bytes, Entry]] = []
+        key: bytes | None = None
+        with self._env.begin(buffers=True) as txn:
+            for key, record in islice(scan(txn, self._data, b"", after), steps):
+                steps -= 1
+                if not expiring or _unpack(record)[2]:
+                    found.append((key, _entry_of(record)))
+        return found, None if steps else key
+
+    def check(self, shards: int, shard: int) -> None:
+        """Verify every record: its header makes sense, and its slot is this shard's; and the totals.
+
+        Raises `AssertionError`.
+        """
+        size = expiring = 0
         with self._env.begin(buffers=True) as txn:
             for key_view, record in txn.cursor(self._data):
-                key, count = bytes(key_view), count + 1
-                entry = check_record(key, record)
+                key = bytes(key_view)
+                _, _, expiry, value_size = check_record(key, record)
+                size, expiring = size + len(key) + value_size, expiring + (expiry != 0)
                 assert shard_of(key, shards) == shard, f"{key!r} belongs to shard {shard_of(key, shards)}, not {shard}"
-                if expected is not None:
-                    assert expected.get(key) == entry, f"{key!r}: map {entry}, expected {expected.get(key)}"
+        assert (size, expiring) == self._sums, f"the totals are {(size, expiring)}, not {self._sums}"
         self._outcomes.check(shards, shard)
-        assert expected is None or count == len(expected), f"the map has {count} keys, expected {len(expected or ())}"
 
     def close(self) -> None:
         """Close the map, which stays."""
         self.storage.close()
+
+    def _put_position(self, txn: lmdb.Transaction[memoryview], lsn: int, revision: int, sums: Sums) -> None:
+        """Write how far the log is applied, and what the keys add up to then."""
+        txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
+        txn.put(b"totals", TOTALS.pack(lsn, *sums), db=self._meta)
+
+
+def _entry_of(record: memoryview) -> Entry:
+    revision, value_revision, expiry, _, _, length = _unpack(record)
+    return revision, value_revision, expiry, len(record) - HEADER_SIZE - length
+
+
+def _read_sums(txn: lmdb.Transaction[memoryview], meta: lmdb._Database, lsn: int) -> Sums:
+    """Read the sums of a map that is applied up to `lsn`; add them up if a version without them has written it."""
+    totals = txn.get(b"totals", db=meta)
+    if totals is not None and len(totals) == TOTALS.size:
+        at, size, expiring = TOTALS.unpack(totals)
+        if at == lsn:
+            return size, expiring
+    return _sum_up(txn.cursor())
+
+
+def _sum_up(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]]) -> Sums:
+    """Return the sums of `rows`, keys and records."""
+    size = expiring = 0
+    for key, record in rows:
+        _, _, expiry, _, _, length = _unpack(record)
+        size += len(key) + len(record) - HEADER_SIZE - length
+        expiring += expiry != 0
+    return size, expiring
 
 
 def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequence[int] | None) -> None:
@@ -232,8 +321,14 @@ def _apply_events(
     record: Record,
     floors: Sequence[int] | None,
     previous: Collection[int],
+    seen: dict[bytes, Seen],
     replaced: dict[int, Old],
-) -> None:
+) -> Sums:
+    """Apply `events` of `record`; put what they replaced into `replaced`. Return by how much the sums change.
+
+    `seen`: what some keys hold. What is used of it is removed, as it is true only once.
+    """
+    size = expiring = 0
     get, put, now, time_ms = txn.get, txn.put, record.now, record.time_ms
     touched: dict[bytes, tuple[int, int, int, int, int, int]] = {}  # headers to be written, each once, at the end
     for revision, change in changes(events, record.revision):
@@ -242,31 +337,48 @@ def _apply_events(
         key = change.key
         if floors is not None and revision <= floors[slot_of(key)]:
             continue
-        old = get(key)
+        found = seen.pop(key, None) if seen else None
+        old: memoryview | None = None
+        if found is not None and isinstance(change, PutEvent) and not (previous and revision in previous):
+            header, old_size = found
+        elif (old := get(key)) is not None:
+            header, old_size = (touched.pop(key, None) if touched else None) or _unpack(old), len(old)
+        else:
+            header = None
         created_ms = time_ms
-        if old is not None:
-            header = (touched.pop(key, None) if touched else None) or _unpack(old)
+        if header is not None:
             old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = header
             if not expires_ms or is_live(expires_ms, now):
-                created_ms = min(old_created_ms, time_ms)  # the clock may have been set back
-                if revision in previous:
+                if old_created_ms < time_ms:  # else the clock was set back
+                    created_ms = old_created_ms
+                if old is not None and previous and revision in previous:
                     value_at = HEADER_SIZE + length
                     content_type = old[HEADER_SIZE:value_at].tobytes().decode() if length else ""
                     replaced[revision] = old[value_at:].tobytes(), content_type, old_revision
+            if expires_ms:
+                expiring -= 1
+            size -= len(key) + old_size - HEADER_SIZE - length
         if isinstance(change, PutEvent):
+            if change.expires_ms:
+                expiring += 1
+            size += len(key) + len(change.value)
             kind = change.content_type.encode()
             put(key, _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(kind)) + kind + change.value)
-        elif old is None:
+        elif old is None or header is None:
             continue  # deletes and touches of what is not there: a replay over a state that is ahead
         elif isinstance(change, DeleteEvent):
             txn.delete(key)
         else:
-            header = revision, value_revision, change.expires_ms, old_created_ms, modified_ms, length
-            if len(old) < _LARGE:
-                put(key, _pack(*header) + bytes(old[HEADER_SIZE:]))
+            if change.expires_ms:
+                expiring += 1
+            size += len(key) + old_size - HEADER_SIZE - length
+            new_header = revision, value_revision, change.expires_ms, old_created_ms, modified_ms, length
+            if old_size < _LARGE:
+                put(key, _pack(*new_header) + bytes(old[HEADER_SIZE:]))
             else:
-                touched[key] = header
-    for key, header in touched.items():
+                touched[key] = new_header
+    for key, new_header in touched.items():
         old = get(key)
         assert old is not None, f"the map has no {key!r}"
-        put(key, b"".join((_pack(*header), old[HEADER_SIZE:])))  # one copy: it may have megabytes
+        put(key, b"".join((_pack(*new_header), old[HEADER_SIZE:])))  # one copy: it may have megabytes
+    return size, expiring

@@ -90,7 +90,7 @@ class ShardServer:
             if board.facts.sync == "everysec":
                 self.log.flush_every_second()
             self.writer = Writer(board, shard, self.log, self.map)
-            self._load_keys()
+            self._begin_survey()
             self.writer.maintain_map(board.watermark())
             self.writer.publish_figures()
             self.sockets = Sockets(run_dir, shard)
@@ -135,7 +135,7 @@ class ShardServer:
         Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
         if not self._receive_messages() and not self._queue:
-            wait_s = self.writer.expiry_in_s(wait_s)
+            wait_s = self.writer.expiry_in_s(wait_s) if self.writer.keyspace.is_surveyed else 0.0
             if wait_s > 0:
                 self.sockets.wait(wait_s)
                 self._receive_messages()
@@ -145,6 +145,8 @@ class ShardServer:
         if not served and self.writer.expiry_in_s(1.0) == 0:  # a group that serves requests expires keys, too
             self.writer.write([])
             self._publish_records()
+        if not self.writer.keyspace.is_surveyed:
+            self._continue_survey()
         self._do_housekeeping()
 
     def close(self, linger_ms: int = 0) -> None:
@@ -267,13 +269,24 @@ class ShardServer:
             raise StartError(f"another process has the row of shard {self.shard} on the board {self.board.path}")
         return fd
 
-    def _load_keys(self) -> None:
-        """Load the keys from the map without garbage collections, each of which would walk through all of them."""
-        gc.disable()
-        self.writer.load()
+    def _begin_survey(self) -> None:
+        """Leave what there is by now out of garbage collections, each of which would walk through it.
+
+        There is none until the keys are surveyed: what that finds is left out, too.
+        """
+        self._survey_begun = time.monotonic()
         gc.collect()
-        gc.enable()
-        gc.freeze()  # later collections leave out what is loaded by now
+        gc.freeze()
+        if not self.writer.keyspace.is_surveyed:
+            gc.disable()
+
+    def _continue_survey(self) -> None:
+        """Do a step of the survey of the keys (see `keyspace`), between two groups."""
+        self.writer.keyspace.survey()
+        if self.writer.keyspace.is_surveyed:
+            gc.freeze()
+            gc.enable()
+            log.debug("shard %d has surveyed its keys in %.1f s", self.shard, time.monotonic() - self._survey_begun)
 
     def _refuse_remaining(self) -> None:
         """Refuse queued messages, and those that arrive shortly after, so that senders know they were not executed."""

@@ -105,7 +105,7 @@ class MapAllowance:
 
 
 class Writer:
-    """The only one that changes a shard's dict and map.
+    """The only one that changes a shard's keys and its map.
 
     Args:
         board, shard: where its figures and positions are shown.
@@ -113,7 +113,7 @@ class Writer:
         clock: None: the board.
 
     Attributes:
-        keyspace: the dict.
+        keyspace: what it knows of its keys.
         announcements: frames to publish; the caller empties it.
         figures: the shard's figures for the board; see `ShardRow.FIGURES`.
     """
@@ -129,6 +129,9 @@ class Writer:
             facts.shards,
             facts.max_value,
             self._read_value,
+            find_entry=map.find_entry,
+            list_entries=map.survey_entries,
+            totals=map.totals,
             find_outcome=map.find_outcome,
             max_memory=facts.max_memory,
             evictor=Evictor(stamps, random.random) if stamps is not None else None,
@@ -139,10 +142,6 @@ class Writer:
         self._traces = logging.getLogger("shards").isEnabledFor(TRACE)  # the level never changes
         self._expire_at = 0.0  # no expiries before this time.monotonic()
         self._failing = False  # whether the last append failed
-
-    def load(self) -> None:
-        """Fill the dict from the map."""
-        self.keyspace.load(self._map.entries())
         self._row.bytes_now = self.keyspace.bytes
 
     def write(self, requests: Sequence[Sequence[Operation]], put_bytes: int = 0) -> list[list[Reply]]:
@@ -233,8 +232,8 @@ class Writer:
         return committed + self._commit(group, replies)
 
     def _delete_prefix(self, operation: DeletePrefix) -> list[Reply]:
-        """Execute one step of a prefix delete in a group of its own: its candidates come from the map, which must agree
-        with the dict."""
+        """Execute one step of a prefix delete in a group of its own: its candidates come from the map, which must have
+        all that was committed."""
         try:
             check_utf8(operation.prefix, "prefix")
             check_utf8(operation.after, "key to continue after")
@@ -243,9 +242,10 @@ class Writer:
         except KVError as error:
             return [Failed.of(error)]
         limit = min(operation.limit, PREFIX_KEYS)
-        keys = [key for key, _, _ in self._map.list_versions(operation.prefix, operation.after, limit)]
+        candidates = self._map.list_entries(operation.prefix, operation.after, limit)
         group = Group(self.keyspace, self._clock.now())
-        reply = rules.delete_prefix(group, operation, keys, keys[-1] if len(keys) == limit else None)
+        next = candidates[-1][0] if len(candidates) == limit else None
+        reply = rules.delete_prefix(group, operation, candidates, next)
         return self._commit(group, [reply])
 
     def _open_group(self, put_bytes: int) -> Group:
@@ -263,8 +263,8 @@ class Writer:
         return WritePolicy.NO_GROWTH if full else WritePolicy.ALL
 
     def _read_value(self, key: bytes) -> tuple[bytes, str]:
-        """Read value and content type of a key in the dict."""
-        item = self._map.get(key, BEGINNING)  # expired or not: the dict decides
+        """Read value and content type of a key that has an entry."""
+        item = self._map.get(key, BEGINNING)  # expired or not: the entry decides
         assert item is not None, f"the map has no {key!r}"
         return item.value, item.content_type
 
@@ -292,6 +292,7 @@ class Writer:
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
         group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes))
+        self.keyspace.forget_oldest()
         self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()  # the watermark may pass this record only now
         self._announce_record(record)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shards.host.board import Board, Facts
+from shards.keys.entries import Entry
 from shards.log.appender import LogAppender
 from shards.log.manifest import FORMAT, Manifest
 from shards.log.records import DATA, Record
@@ -57,6 +58,11 @@ class Oracle:
                 )
 
 
+def entries_of(map: MapOwner) -> dict[bytes, Entry]:
+    """All that `map` has, in key order."""
+    return dict(map.list_entries(b"", None, 1 << 30))
+
+
 class Run:
     """One run of a store: its board, a log handle and a map for each shard."""
 
@@ -96,7 +102,7 @@ class Run:
         found: dict[bytes, Item] = {}
         for shard, each in enumerate(self.maps):
             each.check(self.shards, shard)
-            for key, *_ in each.entries():
+            for key in entries_of(each):
                 item = each.get(key, BEGINNING)
                 assert item is not None
                 found[key] = item

@@ -341,10 +341,10 @@ def test_what_is_in_a_file_is_not_applied_again(tmp_path: Path, shards: int) -> 
     other = keys_of(1, 2, 1)[0]
     run.log(put(other, b"holds the position back"))
     run.write(put(A, b"logged"), put(B, b"logged"))
-    with run.maps[0]._env.begin(run.maps[0]._data) as transaction:
+    with run.maps[0]._env.begin(run.maps[0]._data, write=True) as transaction:
         raw = transaction.get(A)
-    assert raw is not None
-    run.maps[0].load([(A, raw.replace(b"logged", b"copied"))])
+        assert raw is not None
+        transaction.put(A, raw.replace(b"logged", b"copied"))
     run.close_maps()
     manifest = take_snapshot(run.board)
     assert manifest.replay_lsn < manifest.files[0].lsn

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.maps import owner
-from shards.maps.layout import MapError, read_meta
+from shards.maps.layout import TOTALS, MapError, read_meta
 from shards.maps.owner import NOT_MINE, MapOwner
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import SLOTS, slot_of
 from shards.wire.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
 from tests import effort
-from tests.api.maps import Oracle, delete, keys_of, process, put, record_of
+from tests.api.maps import Oracle, delete, entries_of, keys_of, process, put, record_of
 from tests.api.shards.maps.tools import IDENTITY, apply
 from tests.times import at
 
@@ -74,7 +74,7 @@ def test_a_group_writes_a_large_value_once_however_often_it_is_touched(map: MapO
     replaced: dict[int, tuple[bytes, str, int]] = {}
     with map._env.begin(map._data, write=True, buffers=True) as txn:
         noting = Puts(txn)
-        owner._apply_events(noting, events, record_of(events, 10, 100), None, {210}, replaced)  # type: ignore[arg-type]
+        owner._apply_events(noting, events, record_of(events, 10, 100), None, {210}, {}, replaced)  # type: ignore[arg-type]
     assert noting.keys.count(b"a") == 1 and noting.keys.count(b"d") == 0 and noting.keys.count(b"b") == 2
     assert replaced == {210: (bytes(size), "", 10 + 49 * 4 + 1)}
     items = {key: map.get(key, BEGINNING) for key in (b"a", b"b", b"s", b"d")}
@@ -106,13 +106,13 @@ def test_previous_values_only_where_asked_and_live(map: MapOwner) -> None:
 
 def test_deletes_and_touches_of_what_is_not_there_change_nothing(map: MapOwner) -> None:
     apply(map, delete(b"a"), TouchEvent(b"b", 5), PrefixMarked(b""), revision=1)
-    assert list(map.entries()) == []
+    assert entries_of(map) == {}
     assert map.applied == (record_of([delete(b"a"), TouchEvent(b"b", 5), PrefixMarked(b"")], 1, 1000).end, 3)
 
 
 def test_events_of_a_batch_take_a_revision_each(map: MapOwner) -> None:
     apply(map, put(b"a"), Atomic([put(b"b"), delete(b"a"), put(b"c")]), put(b"d"), revision=7)
-    assert [(key, revision) for key, revision, *_ in map.entries()] == [(b"b", 8), (b"c", 10), (b"d", 11)]
+    assert {key: entry[0] for key, entry in entries_of(map).items()} == {b"b": 8, b"c": 10, b"d": 11}
     assert map.applied[1] == 11
 
 
@@ -161,10 +161,22 @@ def check_any_records_in_any_portions(groups: list[list[Event]], data: st.DataOb
             if floors is None and at:  # what is applied may be replayed, as after a kill before `open` was cleared
                 map.apply(records[data.draw(st.integers(0, at), label="from") : at])
             portion = data.draw(st.integers(1, len(records) - at), label="portion")
-            map.apply(records[at : at + portion], floors)
+            for key in data.draw(st.sets(st.sampled_from(KEYS)), label="looked up"):
+                map.find_entry(key)  # as a shard does before it changes keys
+            if floors is None and portion == 1:
+                map.apply_changes(groups[at], records[at])
+            else:
+                map.apply(records[at : at + portion], floors)
             at += portion
-        assert {key: map.get(key, BEGINNING) for key, *_ in map.entries()} == oracle.items
+        assert {key: map.get(key, BEGINNING) for key in entries_of(map)} == oracle.items
         assert map.applied == (lsn, revision - 1)
+        sizes = [len(key) + item.size for key, item in oracle.items.items()]
+        totals = len(sizes), sum(sizes), sum(item.expires_ms != 0 for item in oracle.items.values())
+        assert map.totals == totals
+        map.check(1, 0)
+        map.close()
+        map = MapOwner(Path(directory))
+        assert map.totals == totals
         map.close()
 
 
@@ -173,7 +185,7 @@ def test_a_record_is_not_applied_twice(map: MapOwner) -> None:
     map.apply([first, second])
     map.apply([first])
     assert map.applied == (second.end, 2)
-    assert [entry[1] for entry in map.entries()] == [2]
+    assert [entry[0] for entry in entries_of(map).values()] == [2]
 
 
 # What the owner can ask
@@ -182,14 +194,57 @@ def test_a_record_is_not_applied_twice(map: MapOwner) -> None:
 def test_entries_range_and_check(map: MapOwner) -> None:
     apply(map, put(b"b", b"22"), put(b"aa", b"1", "x/y", 1001), put(b"ac"), put(b"ab"), revision=1)
     apply(map, TouchEvent(b"ab", 7000), revision=5)
-    entries = {key: (a, b, c, d) for key, a, b, c, d in map.entries()}
+    entries = entries_of(map)
     assert entries == {b"aa": (2, 2, 1001, 1), b"ab": (5, 4, 7000, 1), b"ac": (3, 3, 0, 1), b"b": (1, 1, 0, 2)}
-    assert map.list_versions(b"a", b"", 2) == [(b"aa", 2, 2), (b"ab", 4, 5)]
-    assert map.list_versions(b"a", b"ab", 2) == [(b"ac", 3, 3)]
-    map.check(1, 0, entries)
-    for wrong in (entries | {b"b": (1, 1, 0, 3)}, entries | {b"x": (1, 1, 0, 0)}, {b"aa": entries[b"aa"]}):
-        with pytest.raises(AssertionError):
-            map.check(1, 0, wrong)
+    assert {key: map.find_entry(key) for key in entries} == entries
+    assert [map.find_entry(key) for key in (b"x", b"", bytes(512), b"\xff")] == [None] * 4
+    assert map.list_entries(b"a", b"", 2) == [(b"aa", entries[b"aa"]), (b"ab", entries[b"ab"])]
+    assert map.list_entries(b"a", b"ab", 2) == [(b"ac", entries[b"ac"])]
+    map.check(1, 0)
+
+
+def test_a_survey_walks_over_all_keys_in_steps(map: MapOwner) -> None:
+    apply(map, put(b"b", expires_ms=5), put(b"c"), put(b"a"), put(b"d", expires_ms=-7), revision=1)
+    entries = entries_of(map)
+    assert map.survey_entries(None, 2, True) == ([(b"b", entries[b"b"])], b"b")
+    assert map.survey_entries(b"b", 2, True) == ([(b"d", entries[b"d"])], b"d")
+    assert map.survey_entries(b"d", 2, True) == ([], None)
+    assert map.survey_entries(b"a", 9, False) == ([(key, entries[key]) for key in (b"b", b"c", b"d")], None)
+
+
+def rewrite_totals(map: MapOwner, totals: bytes) -> MapOwner:
+    """Open the map again with other `totals` in it; b"": none."""
+    with map._env.begin(map._meta, write=True) as txn:
+        assert txn.put(b"totals", totals) if totals else txn.delete(b"totals")
+    map.close()
+    return MapOwner(map.path)
+
+
+@pytest.mark.parametrize("totals", [b"", TOTALS.pack(1, 99, 9)], ids=["none", "of an earlier place"])
+def test_totals_are_added_up_if_an_earlier_version_has_written_the_map(map: MapOwner, totals: bytes) -> None:
+    apply(map, put(b"a", b"123", expires_ms=5), put(b"bb", b"4"), revision=1)
+    again = rewrite_totals(map, totals)
+    assert again.totals == (2, 7, 1)
+    again.check(1, 0)
+    again.close()
+
+
+def test_check_finds_wrong_totals(map: MapOwner) -> None:
+    apply(map, put(b"a"), revision=1)
+    again = rewrite_totals(map, TOTALS.pack(map.applied[0], 99, 9))
+    with pytest.raises(AssertionError, match="totals"):
+        again.check(1, 0)
+    again.close()
+
+
+def test_totals_go_along_when_a_position_is_set(map: MapOwner) -> None:
+    apply(map, put(b"a", b"123", expires_ms=5), put(b"bb", b"4"), revision=1)
+    map.identify(IDENTITY, 500, 5)
+    map.advance(600, 9)
+    map.close()
+    again = MapOwner(map.path)
+    assert again.totals == (2, 7, 1)
+    again.close()
 
 
 def test_check_finds_keys_of_another_shard(map: MapOwner) -> None:

@@ -27,7 +27,7 @@ from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import shard_of
 from shards.wire.protocol import encode_events
-from tests.api.maps import Run, first_run, keys_of, process, put
+from tests.api.maps import Run, entries_of, first_run, keys_of, process, put
 from tests.api.shards.server.tools import until
 
 
@@ -128,7 +128,7 @@ def test_beside_writers(tmp_path: Path) -> None:
             connection.send("stop")
             assert connection.recv() >= 20
     kept = run.next().open()
-    wanted = {key: kept.maps[i].get(key, BEGINNING) for i in range(2) for key, *_ in kept.maps[i].entries()}
+    wanted = {key: kept.maps[i].get(key, BEGINNING) for i in range(2) for key in entries_of(kept.maps[i])}
     assert len(wanted) == 400
     kept.oracle.items = {key: item for key, item in wanted.items() if item}
     kept.next(boot_id="rebooted").open().check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE, ShardRow
+from shards.keys.keyspace import Keyspace
 from shards.log.appender import LogAppender
 from shards.log.manifest import Manifest
 from shards.log.records import HEADER
@@ -26,7 +28,9 @@ from shards.wire.protocol import (
     Done,
     Failed,
     Get,
+    Incr,
     MarkPrefix,
+    Once,
     Operation,
     Patch,
     PrefixMarked,
@@ -40,6 +44,7 @@ from tests.api.shards.server.tools import (
     Client,
     arrive,
     changes,
+    check,
     client,
     logged,
     revision_of,
@@ -74,6 +79,14 @@ class TestAnswers:
             Done(0, False),
         ]
         assert value(server, b"k") is None
+
+    def test_what_can_be_no_key_is_refused(self, asking: Client, store: Store) -> None:
+        for key in (b"", b"k" * 512, b"k" * 100_000):
+            operations = [Put(key, b""), Delete(key), Touch(key), Patch(key, b"1"), Get(key, 1), Incr(key, 1)]
+            replies = asking.ask(*operations, Once(Put(key, b"", want_previous=True), b"i" * 18, b"f" * 16))
+            codes = {reply.code for reply in replies if isinstance(reply, Failed)}
+            assert len(replies) == 7 and codes == {"key_too_long" if key else "bad_key"}
+        assert logged(store) == []
 
     def test_what_changes_nothing_is_not_logged(self, asking: Client, store: Store) -> None:
         assert asking.ask(Delete(b"x"), Touch(b"x"), Put(b"k", b"v", "no type")) == [
@@ -424,6 +437,33 @@ class TestExpiry:
         asking.do(Touch(b"k", ttl_ms=50_000))
         turn_until(server, lambda: server.writer.expiry_in_s(60.0) > 1, "looked at, and found live")
         assert value(server, b"k") == b"v"
+
+
+class TestSurvey:
+    def test_a_step_in_each_turn_until_all_expiries_are_known(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Keyspace.survey, "__defaults__", (2,))
+        with serving(store) as server, client(store, turn=lambda: server.run_turn(0.005)) as asking:
+            asking.ask(*[Put(b"k%d" % n, b"v", ttl_ms=MAX_TTL_MS) for n in range(5)], Put(b"soon", b"v", ttl_ms=1))
+            asking.ask(Touch(b"k0"), Delete(b"k1"))
+            server.writer.publish_figures()
+        with serving(store) as server:
+            keyspace, steps = server.writer.keyspace, 0
+            assert store.board.shards[0].read_figures()["keys"] == len(keyspace)
+            assert not gc.isenabled()
+            while not keyspace.is_surveyed:
+                check(server)
+                server.run_turn(0.005)
+                steps += 1
+            assert gc.isenabled() and steps == len(keyspace) // 2 + 1
+            turn_until(server, lambda: len(keyspace) == 4, "expired")
+
+    def test_there_is_none_if_nothing_expires(self, store: Store) -> None:
+        with serving(store) as server, client(store, turn=lambda: server.run_turn(0.005)) as asking:
+            asking.ask(Put(b"k", b"v", ttl_ms=9), Touch(b"k"))
+        with serving(store) as server:
+            assert server.writer.keyspace.is_surveyed and gc.isenabled()
 
 
 class TestBoard:

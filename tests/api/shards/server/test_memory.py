@@ -12,6 +12,7 @@ from shards.log.manifest import Manifest
 from shards.server.loop import ShardServer
 from shards.wire.keys import shard_of
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Incr, Put, Reply, encode_request
+from tests.api.maps import entries_of
 from tests.api.shards.server.tools import Client, changes, check, client, folded, serving, value
 from tests.stores import Store, new_store
 
@@ -37,9 +38,9 @@ def codes(replies: list[Reply]) -> list[str]:
 
 
 def check_agreement(server: ShardServer, store: Store) -> None:
-    """Dict, map and log say the same."""
+    """Keyspace, map and log say the same."""
     check(server)
-    entries = server.writer.keyspace.entries
+    entries = entries_of(server.map)
     logged = folded(store)
     assert {key: (entry[0], entry[3]) for key, entry in entries.items()} == {
         key: (revision, len(found)) for key, (revision, _, found) in logged.items()

@@ -15,6 +15,7 @@ from shards.maps.layout import map_generations, map_path
 from shards.wire.keys import MAX_TTL_MS, shard_of
 from shards.wire.protocol import (
     AtomicBatch,
+    Condition,
     Delete,
     DeleteEvent,
     Done,
@@ -185,6 +186,27 @@ def test_killed_under_load_loses_nothing_that_was_answered(store: Store) -> None
     state = tools.folded(store)
     assert all(state[key] == (revision, 0, key) for key, revision in answered.items())
     assert state.keys() <= answered.keys() | unanswered
+
+
+def test_a_killed_shard_with_many_keys_serves_while_it_surveys_them(store: Store) -> None:
+    keys = [b"%06d" % number for number in range(60_000)]
+    with shard(store) as process:
+        with client(store) as asking:
+            for begin in range(0, len(keys), 1000):
+                asking.ask(*(Put(key, b"v") for key in keys[begin : begin + 1000]))
+            touched = asking.ask(*(Touch(key, 500) for key in keys[::100]))
+        process.kill()
+    assert all(isinstance(reply, Done) and reply.existed for reply in touched)
+    with shard(store), client(store) as asking:
+        there = Condition(if_none_match="*")
+        replies = asking.ask(*(Put(key, b"other", condition=there) for key in keys[1:1000:100]), Incr(keys[-1], 1))
+        assert [reply.code for reply in replies if isinstance(reply, Failed)] == ["precondition_failed"] * 10 + [
+            "not_an_integer"
+        ]
+        new = asking.ask(*(Put(b"new %d" % number, b"", condition=there) for number in range(10)))
+        assert not any(isinstance(reply, Failed) for reply in new)
+        tools.until(lambda: len(tools.mapped(store)) == len(keys) - len(touched) + len(new), "all have expired")
+        tools.check_agreement(store)
 
 
 def test_expiries_survive_a_kill(store: Store) -> None:

@@ -34,6 +34,7 @@ from shards.wire.protocol import (
     Value,
     decode_events,
 )
+from tests.api.maps import entries_of
 from tests.api.shards.server import tools
 from tests.api.shards.server.test_process import KILLED, STEPS
 from tests.api.shards.server.tools import Client, arrive, changes, check, client, logged, shard, turn_until, value
@@ -270,7 +271,7 @@ def test_maps_built_from_the_log_hold_the_same(store: Store, place: Path) -> Non
         path.unlink()
     built = open_map(store.board, 0)
     assert {key: built.get(key, 0).value for key in before} == {key: item[2] for key, item in before.items()}  # type: ignore[union-attr]
-    assert {key: (revision, expires_ms) for key, revision, _, expires_ms, _ in built.entries()} == {
+    assert {key: (entry[0], entry[2]) for key, entry in entries_of(built).items()} == {
         key: item[:2] for key, item in before.items()
     }
     assert built.get(b"n", 0).value == b"11"  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ import pytest
 
 from shards.host.board import NONE, Board
 from shards.keys.eviction import Evictor
+from shards.keys.keyspace import RECENT_KEYS, Keyspace
 from shards.log.appender import LogAppender
 from shards.log.files import LogFull
 from shards.log.manifest import Manifest
@@ -23,20 +24,25 @@ from shards.maps.storage import MapStorage
 from shards.server.loop import ShardServer
 from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusals
 from shards.wire.clock import BEGINNING
+from shards.wire.keys import MAX_TIME_MS
 from shards.wire.protocol import (
+    Condition,
     Delete,
     Deleted,
     DeleteEvent,
     DeletePrefix,
     Done,
     Failed,
+    Incr,
     Put,
     PutEvent,
     Replaced,
     Reply,
     Results,
     Touch,
+    Value,
 )
+from tests.api.maps import entries_of
 from tests.api.shards.server.tools import Client, changes, check, client, logged, serving, turn_until, until, value
 from tests.stores import Store, new_store
 
@@ -50,11 +56,10 @@ def writing(place: Path, **facts: Any) -> Iterator[tuple[Writer, Store]]:
     assert board.try_claim(board.shards[0])
     map, log = open_map(board, 0), LogAppender(board, 0)
     writer = Writer(board, 0, log, map)
-    writer.load()
     writer.maintain_map(board.watermark())
     yield writer, store
-    writer.keyspace.check()
-    map.check(1, 0, writer.keyspace.entries)
+    writer.keyspace.check(entries_of(map))
+    map.check(1, 0)
     log.close()
     map.close()
     board.close()
@@ -88,6 +93,23 @@ class TestWrite:
             with_value = writer._map.get(b"a", BEGINNING)
             assert with_value is not None and (with_value.revision, with_value.value_revision) == (1002, 1)
             assert (with_value.content_type, with_value.value) == ("a/b", bytes(5 << 20))
+
+    @pytest.mark.parametrize("recent", [0, RECENT_KEYS])
+    def test_what_is_left_to_the_map_is_found_there(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, recent: int
+    ) -> None:
+        monkeypatch.setattr(Keyspace.forget_oldest, "__defaults__", (recent,))
+        with writing(place) as (writer, _):
+            writer.write([[Put(b"n", b"1", "a/b"), Put(b"k", b"v"), Put(b"gone", b"v")]])
+            writer.write([[Delete(b"gone"), Touch(b"k", expires_ms=MAX_TIME_MS)]])
+            assert len(writer.keyspace.recent) == (3 if recent else 0)
+            replies = [writer.write([[operation]])[0][0] for operation in (Incr(b"n", 1), Delete(b"gone"), Touch(b"k"))]
+            assert replies == [Value(6, True, b"2", "a/b"), Done(0, False), Done(7, True, None, 0)]
+            puts = [Put(b"k", b"w", condition=Condition([revision]), want_previous=True) for revision in (2, 7)]
+            [[refused, put_reply]] = writer.write([puts])
+            assert isinstance(refused, Failed) and refused.revision == 7
+            assert put_reply == Replaced(8, True, b"v", 0, "", 7)
+            assert writer.keyspace.expiring == 0 and len(writer.keyspace) == 2
 
     def test_nothing_to_write_writes_nothing(self, place: Path) -> None:
         with writing(place) as (writer, store):

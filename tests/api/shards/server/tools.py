@@ -23,6 +23,7 @@ from shards.server.loop import ShardServer
 from shards.wire import protocol
 from shards.wire.clock import BEGINNING, unix_ms
 from shards.wire.protocol import Change, DeleteEvent, Operation, PutEvent, Reply, TouchEvent
+from tests.api.maps import entries_of
 from tests.stores import Store
 
 T = TypeVar("T")
@@ -275,9 +276,11 @@ def serving(store: Store, shard: int = 0) -> Iterator[ShardServer]:
 
 
 def check(server: ShardServer) -> None:
-    """Dict and map agree, and so do their own parts."""
-    server.writer.keyspace.check()
-    server.map.check(server.board.facts.shards, server.shard, server.writer.keyspace.entries)
+    """Keyspace and map agree, and so do their own parts."""
+    keyspace = server.writer.keyspace
+    keyspace.check(entries_of(server.map))
+    server.map.check(server.board.facts.shards, server.shard)
+    assert server.map.totals == (len(keyspace), keyspace.bytes, keyspace.expiring)
 
 
 def value(server: ShardServer, key: bytes) -> bytes | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shards.keys import rules
+from shards.keys.entries import Entry, StagedEntries
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import Failed, Operation, Reply
@@ -21,6 +24,19 @@ def keyspace(*operations: Operation, now_ms: int = NOW, first_revision: int = 1)
     group.commit(first_revision)
     made.check()
     return made
+
+
+def load(space: Keyspace, rows: Iterable[tuple[bytes, int, int, int, int]]) -> None:
+    """Commit to `space`: key, revision, revision of the value, expiry, size. They are used last when time began."""
+    staged = StagedEntries(space.find_entry)
+    for key, revision, value_revision, expiry, size in rows:
+        staged.stage(key, None, (-revision, -value_revision, expiry, size))
+    space.commit(staged, 1, 0)
+
+
+def held(space: Keyspace) -> dict[bytes, Entry]:
+    """The entries of a keyspace without a map."""
+    return {key: entry for key, entry in space.recent.items() if entry is not None}
 
 
 def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now_ms: int = NOW) -> Reply:

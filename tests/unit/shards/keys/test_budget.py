@@ -37,6 +37,7 @@ from shards.wire.protocol import (
     Value,
 )
 from tests.times import at
+from tests.unit.shards.keys.groups import held, load
 
 NOW = 1_700_000_000_000
 MINE = b"{t}"
@@ -50,7 +51,7 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
     space = Keyspace(
         shard_of(MINE, shards), shards, 1000, lambda key: (b"5" * size, ""), max_memory=limit, evictor=evictor
     )
-    space.load((key, number, number, 0, size) for number, key in enumerate(keys, 1))
+    load(space, [(key, number, number, 0, size) for number, key in enumerate(keys, 1)])
     for number, key in enumerate(keys):
         record_use(stamps, key, NOW - 1000 * (len(keys) - number))
     return space
@@ -161,7 +162,7 @@ class TestEvict:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
         replies, group = do(space, Put(b"b", b""), Put(b"a", b"v" * 28))
         assert (codes(replies), evicted(group)) == (["", ""], [b"c"])
-        assert set(space.entries) == {b"a", b"b"}
+        assert set(held(space)) == {b"a", b"b"}
 
     def test_what_no_eviction_can_make_fit_evicts_nothing(self) -> None:
         [reply], group = do(keyspace(30, b"a", b"b", evicting=9), Put(b"k", b"v" * 30))
@@ -201,7 +202,7 @@ class TestEvict:
         rules.decide(group, Put(b"k", b"v" * 29))
         group.discard()
         space.check()
-        assert (set(space.entries), space.bytes) == ({b"a", b"b", b"c"}, 30)
+        assert (set(held(space)), space.bytes) == ({b"a", b"b", b"c"}, 30)
         assert evicted(do(space, Put(b"k", b"v" * 29))[1]) == [b"a", b"b", b"c"]
 
 
@@ -221,7 +222,7 @@ class TestEvictForABatch:
         [reply, _], group = do(space, batch, Put(b"d", b""))
         assert isinstance(reply, Results) and reply.failed == 1
         assert group.events == [DeleteEvent(b"a", "evict"), PutEvent(b"d", b"", "", 0)]
-        assert set(space.entries) == {b"b", b"c", b"d"}
+        assert set(held(space)) == {b"b", b"c", b"d"}
 
     def test_a_batch_that_can_never_fit_evicts_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)

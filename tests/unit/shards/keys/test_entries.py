@@ -23,31 +23,31 @@ def test_no_entry_is_not_live() -> None:
 
 class TestStagedEntries:
     def test_what_is_not_staged_is_as_committed(self) -> None:
-        staged = StagedEntries(COMMITTED)
+        staged = StagedEntries(COMMITTED.get)
         assert (staged.lookup(b"a"), staged.lookup(b"x")) == ((5, 5, 0, 10), None)
-        assert (staged.changes, staged.bytes, staged.expiring) == ({}, 0, 0)
+        assert (staged.changes, staged.keys, staged.bytes, staged.expiring) == ({}, 0, 0, 0)
 
     def test_the_last_change_counts(self) -> None:
-        staged = StagedEntries(dict(COMMITTED))
+        staged = StagedEntries(dict(COMMITTED).get)
         staged.stage(b"a", staged.lookup(b"a"), (-1, -1, -7, 12))
         staged.stage(b"b", staged.lookup(b"b"), None)
         staged.stage(b"a", staged.lookup(b"a"), (-2, -2, 0, 1))
         staged.stage(b"new", None, (-3, -3, 8, 3))
         assert [staged.lookup(key) for key in (b"a", b"b", b"new")] == [(-2, -2, 0, 1), None, (-3, -3, 8, 3)]
-        assert (staged.bytes, staged.expiring) == (-9 - 21 + 6, 0)
+        assert (staged.keys, staged.bytes, staged.expiring) == (0, -9 - 21 + 6, 0)
 
     def test_the_committed_ones_are_left_alone(self) -> None:
         committed = dict(COMMITTED)
-        StagedEntries(committed).stage(b"a", committed[b"a"], None)
+        StagedEntries(committed.get).stage(b"a", committed[b"a"], None)
         assert committed == COMMITTED
 
     def test_a_savepoint_is_restored(self) -> None:
-        staged = StagedEntries(dict(COMMITTED))
+        staged = StagedEntries(dict(COMMITTED).get)
         staged.stage(b"a", staged.lookup(b"a"), None)
-        before = (dict(staged.changes), staged.bytes, staged.expiring)
+        before = (dict(staged.changes), staged.keys, staged.bytes, staged.expiring)
         restore = staged.set_savepoint([b"a", b"b", b"new"])
         staged.stage(b"a", None, (-1, -1, 9, 1))
         staged.stage(b"b", staged.lookup(b"b"), (-2, -2, 0, 1))
         staged.stage(b"other", None, (-3, -3, 9, 1))
         restore([b"other"])
-        assert (staged.changes, staged.bytes, staged.expiring) == before
+        assert (staged.changes, staged.keys, staged.bytes, staged.expiring) == before

@@ -35,23 +35,33 @@ class TestExpiryHeap:
         heap = ExpiryHeap()
         for at_ms in range(10, 10_000):
             heap.push(b"k", at_ms)
-        assert not heap.is_mostly_stale(0)
+        assert len(heap.items) == 1
         assert heap.next_ms() == 10
 
     def test_an_empty_one_is_never_due(self) -> None:
         heap = ExpiryHeap()
         assert (heap.next_ms(), list(heap.pop_due(NOW))) == (None, [])
 
-    def test_loading_replaces_what_was_there(self) -> None:
+    def test_what_is_cancelled_is_not_given_unless_it_is_pushed_again(self) -> None:
         heap = ExpiryHeap()
-        heap.push(b"old", 1)
-        heap.load([(30, b"b"), (20, b"a")])
-        assert list(heap.pop_due(40)) == [b"a", b"b"]
+        for key, at_ms in ((b"a", 10), (b"b", 10), (b"c", 10)):
+            heap.push(key, at_ms)
+            heap.cancel(key)
+        heap.push(b"b", 20)
+        heap.push(b"c", 10)
+        assert [list(heap.pop_due(now_ms)) for now_ms in (10, 20)] == [[b"c"], [b"b"]]
 
-    def test_it_is_stale_when_most_keys_are_gone(self) -> None:
+    def test_what_does_not_count_goes_when_it_is_most(self) -> None:
         heap = ExpiryHeap()
-        heap.load((number, b"%d" % number) for number in range(10_000))
-        assert [heap.is_mostly_stale(count) for count in (10_000, 3_000, 2_900)] == [False, False, True]
+        for number in range(10_000):
+            heap.push(b"%d" % number, number)
+        lengths = []
+        for number in range(7_100):
+            heap.cancel(b"%d" % number)
+            heap.compact()
+            lengths.append(len(heap.items))
+        assert sorted(set(lengths)) == [2_951, 10_000] and lengths.index(2_951) == 7_048
+        assert list(heap.pop_due(10_000)) == [b"%d" % number for number in range(7_100, 10_000)]
 
 
 class TestExpiryHeaps:
@@ -65,22 +75,25 @@ class TestExpiryHeaps:
             entries[key] = (revision, revision, expiry, 0)
             if expiry:
                 expiries.schedule(key, expiry)
-            expiries.compact(entries, sum(entry[2] != 0 for entry in entries.values()))
+            else:
+                expiries.cancel(key)
+            expiries.compact()
             expiries.check(entries)
             due = {key for key, entry in entries.items() if not is_live(entry[2], at(now_ms))}
-            found = expiries.take_due(at(now_ms), limit, entries)
-            assert len(found) == min(limit, len(due)) and due.issuperset(found)
-            for key in found:
-                del entries[key]
+            found = expiries.take_due(at(now_ms), limit, entries.get)
+            assert len(found) == min(limit, len(due)) and due.issuperset(key for key, _ in found)
+            for key, entry in found:
+                assert entries.pop(key) == entry
 
     def test_both_clocks_count(self) -> None:
         entries: dict[bytes, Entry] = {b"wall": (1, 1, 50, 0), b"steady": (2, 2, -70, 0), b"never": (3, 3, 0, 0)}
         expiries = ExpiryHeaps()
-        expiries.load(entries)
+        expiries.schedule(b"wall", 50)
+        expiries.schedule(b"steady", -70)
         assert expiries.due_in_ms(Now(0, 0)) == 50
         assert expiries.due_in_ms(Now(0, 60)) == 10
-        assert expiries.take_due(Now(49, 70), 9, entries) == [b"steady"]
-        assert expiries.take_due(Now(50, 69), 9, entries) == [b"wall"]
+        assert expiries.take_due(Now(49, 70), 9, entries.get) == [(b"steady", entries[b"steady"])]
+        assert expiries.take_due(Now(50, 69), 9, entries.get) == [(b"wall", entries[b"wall"])]
         assert expiries.due_in_ms(Now(0, 0)) is None
 
     def test_a_key_that_changed_its_clock_is_due_by_the_new_one(self) -> None:
@@ -88,8 +101,8 @@ class TestExpiryHeaps:
         expiries.schedule(b"k", 50)
         expiries.schedule(b"k", -200)
         entries: dict[bytes, Entry] = {b"k": (1, 1, -200, 0)}
-        assert expiries.take_due(Now(100, 100), 9, entries) == []
-        assert expiries.take_due(Now(100, 200), 9, entries) == [b"k"]
+        assert expiries.take_due(Now(100, 100), 9, entries.get) == []
+        assert expiries.take_due(Now(100, 200), 9, entries.get) == [(b"k", entries[b"k"])]
 
     def test_a_key_with_times_by_both_clocks_is_due_once(self) -> None:
         """As after a put with `expires` and a touch with `ttl` that are both over when the shard looks."""
@@ -97,13 +110,13 @@ class TestExpiryHeaps:
             expiries = ExpiryHeaps()
             expiries.schedule(b"k", first)
             expiries.schedule(b"k", second)
-            assert expiries.take_due(at(60), 9, {b"k": (1, 1, second, 0)}) == [b"k"]
+            assert expiries.take_due(at(60), 9, {b"k": (1, 1, second, 0)}.get) == [(b"k", (1, 1, second, 0))]
 
     def test_a_postponed_key_is_scheduled_again(self) -> None:
         expiries = ExpiryHeaps()
         expiries.schedule(b"k", 50)
         entries: dict[bytes, Entry] = {b"k": (1, 1, 90, 0)}
-        assert expiries.take_due(at(60), 9, entries) == []
+        assert expiries.take_due(at(60), 9, entries.get) == []
         assert expiries.due_in_ms(at(60)) == 30
 
     def test_what_was_deleted_does_not_stay(self) -> None:
@@ -111,5 +124,6 @@ class TestExpiryHeaps:
         for round in range(40):
             for number in range(1000):
                 expiries.schedule(b"%d-%d" % (round, number), -(NOW + number))
-            expiries.compact({}, 0)
-        assert len(expiries._by_steady._heap) <= 4096
+                expiries.cancel(b"%d-%d" % (round, number))
+            expiries.compact()
+        assert len(expiries._by_steady.items) <= 4096

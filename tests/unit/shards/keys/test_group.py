@@ -22,7 +22,7 @@ from shards.wire.protocol import (
     Touch,
 )
 from tests.times import at
-from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, keyspace
+from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, held, keyspace, load
 
 
 class TestExpiry:
@@ -184,11 +184,11 @@ class TestGroup:
         assert group.replies.bytes == 0
         assert group.commit(10) == set()
         space.check()
-        assert space.entries == {b"k": (10, 10, 0, 2)}
+        assert held(space) == {b"k": (10, 10, 0, 2)}
 
     def test_values_come_from_the_group_or_from_the_map(self) -> None:
         space = Keyspace(0, 1, MAX_VALUE, lambda key: (b"of " + key, "a/b"))
-        space.load([(b"k", 3, 3, 0, 4)])
+        load(space, [(b"k", 3, 3, 0, 4)])
         group = Group(space, at(NOW))
         rules.decide(group, Touch(b"k", ttl_ms=5))
         assert group.value_of(b"k", (-1, 3, -NOW - 5, 4)) == (b"of k", "a/b")
@@ -197,7 +197,7 @@ class TestGroup:
 
     def test_puts_that_surely_fit_are_not_checked(self) -> None:
         space = Keyspace(0, 1, MAX_VALUE, max_memory=10)
-        space.load([(b"k", 3, 3, 0, 4)])
+        load(space, [(b"k", 3, 3, 0, 4)])
         sizes = [(0, 5), (0, 6), (1, 5)]
         assert [Group(space, at(NOW), others_bytes=others, put_bytes=size).checks_budget for others, size in sizes] == [
             False,

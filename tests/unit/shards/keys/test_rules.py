@@ -35,6 +35,7 @@ from shards.wire.protocol import (
     Value,
 )
 from tests.times import at
+from tests.unit.shards.keys.groups import load
 
 NOW = 1_700_000_000_000
 STORED: dict[bytes, tuple[bytes, str, int]] = {
@@ -48,9 +49,12 @@ STORED: dict[bytes, tuple[bytes, str, int]] = {
 
 def keyspace(max_value: int = 100) -> Keyspace:
     made = Keyspace(0, 1, max_value, lambda key: STORED[key][:2])
-    made.load(
-        (key, number, number, expires_ms, len(value))
-        for number, (key, (value, _, expires_ms)) in enumerate(STORED.items(), 11)
+    load(
+        made,
+        [
+            (key, number, number, expires_ms, len(value))
+            for number, (key, (value, _, expires_ms)) in enumerate(STORED.items(), 11)
+        ],
     )
     return made
 
@@ -169,7 +173,7 @@ class TestIncr:
 
     def test_a_large_value_is_not_even_read(self) -> None:
         space = Keyspace(0, 1, 1 << 30)
-        space.load([(b"k", 1, 1, 0, 1 << 29)])
+        load(space, [(b"k", 1, 1, 0, 1 << 29)])
         assert failure(decide(Incr(b"k", 1), space=space)[0]) == ("not_an_integer", 0)
 
 
@@ -428,7 +432,7 @@ class TestFull:
         monkeypatch.setattr("shards.keys.budget.FULL_BYTES", 150)
         monkeypatch.setattr("shards.keys.rules.SMALL_VALUE", 0)
         space = Keyspace(0, 1, 1000, lambda key: (b'{"a":"%b"}' % (b"x" * 192), ""))
-        space.load([(b"t", 12, 12, 0, 200)])
+        load(space, [(b"t", 12, 12, 0, 200)])
         group = Group(space, at(NOW))
         for number in range(4):
             assert not group.load.is_full, f"after {number}"

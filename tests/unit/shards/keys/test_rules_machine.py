@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shards.keys import rules
-from shards.keys.entries import WritePolicy
+from shards.keys.entries import Entry, Totals, WritePolicy
 from shards.keys.eviction import STAMPS, Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -77,6 +77,10 @@ def operations(keys: st.SearchStrategy[bytes]) -> st.SearchStrategy[OfOneKey]:
     )
 
 
+def entry_of(item: Item) -> Entry:
+    return item.revision, item.value_revision, item.expires_ms, len(item.value)
+
+
 def told(reply: Reply) -> Any:
     """A reply without its prose."""
     if isinstance(reply, Replayed):
@@ -86,24 +90,26 @@ def told(reply: Reply) -> Any:
     return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
 
 
-class Choices(Evictor):
-    """Notes what it finds."""
+class Choosing(Keyspace):
+    """Notes the keys that it finds to evict."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(memoryview(array("I", bytes(4 * STAMPS))), random.Random(1).random, most)
-        self.made: list[bytes | None] = []
+    choices: list[bytes | None]
 
-    def take_oldest(self, *args: Any) -> bytes | None:
-        self.made.append(super().take_oldest(*args))
-        return self.made[-1]
+    def take_oldest(self, *args: Any) -> tuple[bytes, Entry] | None:
+        found = super().take_oldest(*args)
+        self.choices.append(found and found[0])
+        return found
 
 
 class Against(RuleBasedStateMachine):
-    """The keyspace against the oracle. Groups are committed or undone at random."""
+    """The keyspace of a shard that has just started, against the oracle. Groups are committed or undone at random.
+
+    Between them, as it happens, recent entries are left to the map, and the keys are surveyed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.items: dict[bytes, Item] = {}  # what the map holds
+        self.items: dict[bytes, Item] = {}  # what the map holds: all that is committed
         self.now = Now(NOW, 3 * NOW)
         self.revision = 1  # the next one
         self.group: Group | None = None
@@ -115,30 +121,52 @@ class Against(RuleBasedStateMachine):
     def read(self, key: bytes) -> tuple[bytes, str]:
         return self.items[key].value, self.items[key].content_type
 
+    def find(self, key: bytes) -> Entry | None:
+        return entry_of(self.items[key]) if key in self.items else None
+
+    def walk(self, after: bytes | None, steps: int, expiring: bool) -> tuple[list[tuple[bytes, Entry]], bytes | None]:
+        passed = sorted(key for key in self.items if after is None or key > after)[:steps]
+        found = [(key, entry_of(self.items[key])) for key in passed]
+        return [each for each in found if each[1][2] or not expiring], passed[-1] if len(passed) == steps else None
+
     @initialize(
         loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS, st.booleans())),
         max_memory=st.sampled_from([0, 20, 40, 80]),
         evicting=st.none() | st.integers(1, 4),
     )
     def load(self, loaded: dict[bytes, tuple[bytes, int, bool]], max_memory: int, evicting: int | None) -> None:
-        self.choices = Choices(evicting) if max_memory and evicting else None
-        self.space = Keyspace(
-            0,
-            1,
-            MAX_VALUE,
-            self.read,
-            find_outcome=self.outcomes.get,
-            max_memory=max_memory,
-            evictor=self.choices,
-        )
         for number, (key, (value, ttl_ms, steady)) in enumerate(loaded.items(), 1):
             expiry = -(self.now.steady_ms + ttl_ms) if steady else self.now.wall_ms + ttl_ms
             self.items[key] = Item(value, "", ttl_ms and expiry, number, number)
         self.revision = len(loaded) + 1
-        self.space.load(
-            (key, item.revision, item.value_revision, item.expires_ms, len(item.value))
-            for key, item in self.items.items()
+        stamps = memoryview(array("I", bytes(4 * STAMPS)))
+        self.space = Choosing(
+            0,
+            1,
+            MAX_VALUE,
+            self.read,
+            find_entry=self.find,
+            list_entries=self.walk,
+            totals=self.totals(),
+            find_outcome=self.outcomes.get,
+            max_memory=max_memory,
+            evictor=Evictor(stamps, random.Random(1).random, evicting) if max_memory and evicting else None,
         )
+        self.space.choices = []
+
+    def totals(self) -> Totals:
+        sizes = [len(key) + len(item.value) for key, item in self.items.items()]
+        return Totals(len(sizes), sum(sizes), sum(item.expires_ms != 0 for item in self.items.values()))
+
+    @precondition(lambda self: self.group is None)
+    @rule(most=st.integers(0, 4))
+    def forget(self, most: int) -> None:
+        self.space.forget_oldest(most)
+
+    @precondition(lambda self: self.group is None and not self.space.is_surveyed)
+    @rule(steps=st.integers(1, 3))
+    def survey(self, steps: int) -> None:
+        self.space.survey(steps)
 
     @precondition(lambda self: self.group is None)
     @rule(
@@ -155,7 +183,8 @@ class Against(RuleBasedStateMachine):
         self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
-            chosen, most = (self.choices.made, self.choices.max_per_group) if self.choices else (None, 0)
+            evictor = self.space.evictor
+            chosen, most = (self.space.choices, evictor.max_per_group) if evictor else (None, 0)
             memory = Memory(limit, others, limit, chosen, most)
         self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
         self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, policy, memory, self.known)
@@ -175,7 +204,8 @@ class Against(RuleBasedStateMachine):
     def expire(self, limit: int) -> None:
         assert self.group and self.oracle
         due = [key for key in self.items if self.oracle.live(key) is None]
-        assert self.group.expire_due(limit) == min(limit, len(due))
+        expired = self.group.expire_due(limit)
+        assert expired == min(limit, len(due)) or (expired < len(due) and not self.space.is_surveyed)
         for event in self.group.events:
             assert isinstance(event, DeleteEvent) and event.cause == "expire" and event.key in due
             self.oracle.log(event)
@@ -189,7 +219,7 @@ class Against(RuleBasedStateMachine):
             return
         reply = rules.decide(self.group, operation)
         expected = self.oracle.answer(operation)
-        assert not self.choices or not self.choices.made
+        assert not self.space.choices
         assert self.group.load.needs_eviction == self.oracle.needs_eviction
         assert self.group.events == self.oracle.events
         assert type(reply) is type(expected)
@@ -232,8 +262,8 @@ class Against(RuleBasedStateMachine):
     def delete_prefix(self, prefix: bytes, back: int) -> None:
         assert self.group and self.oracle
         cut = self.revision - back
-        candidates = sorted(key for key in self.items if key.startswith(prefix))
-        expected = [key for key in candidates if (item := self.oracle.live(key)) and item.value_revision <= cut]
+        candidates = sorted((key, entry_of(item)) for key, item in self.items.items() if key.startswith(prefix))
+        expected = [key for key, _ in candidates if (item := self.oracle.live(key)) and item.value_revision <= cut]
         reply = rules.delete_prefix(self.group, DeletePrefix(prefix, b"", cut, 100), candidates, None)
         assert reply == Deleted(expected, None)
         for key in expected:
@@ -285,11 +315,10 @@ class Against(RuleBasedStateMachine):
     def agrees(self) -> None:
         if self.group is not None:
             return  # what was due is not scheduled while its group is open
-        self.space.check()
-        assert self.space.entries == {
-            key: (item.revision, item.value_revision, item.expires_ms, len(item.value))
-            for key, item in self.items.items()
-        }
+        self.space.check({key: entry_of(item) for key, item in self.items.items()})
+        assert (len(self.space), self.space.bytes, self.space.expiring) == self.totals()
+        if not self.space.is_surveyed:
+            return
         wall_ms, steady_ms = self.now
         due_in_ms = [
             expiry - wall_ms if expiry > 0 else -expiry - steady_ms

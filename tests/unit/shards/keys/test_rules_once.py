@@ -33,6 +33,7 @@ from shards.wire.protocol import (
     Value,
 )
 from tests.times import at
+from tests.unit.shards.keys.groups import load
 
 NOW = 1_700_000_000_000
 LARGE = b"x" * (REMEMBERED_BYTES + 1)
@@ -45,7 +46,7 @@ class Space:
     def __init__(self) -> None:
         self.outcomes: dict[bytes, OutcomeRecord] = {}
         self.keys = Keyspace(0, 1, 1 << 20, lambda key: (STORED[key], "a/b"), find_outcome=self.outcomes.get)
-        self.keys.load((key, number, number, 0, len(value)) for number, (key, value) in enumerate(STORED.items(), 5))
+        load(self.keys, [(key, number, number, 0, len(value)) for number, (key, value) in enumerate(STORED.items(), 5)])
         self.revision = 20
 
     def open(self, now: Now | None = None, policy: WritePolicy = WritePolicy.ALL) -> Group:

@@ -26,7 +26,7 @@ from shards.wire.protocol import (
     TouchEvent,
 )
 from tests.times import at
-from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, keyspace
+from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, held, keyspace, load
 
 
 def refusal(operation: Operation, space: Keyspace | None = None, policy: WritePolicy = WritePolicy.ALL) -> str:
@@ -142,7 +142,7 @@ class TestTouch:
     def test_a_large_value_is_counted_once_as_it_is_written_again_once(self) -> None:
         size = rules.SMALL_VALUE + 1
         space = Keyspace(0, 1, 9999, lambda key: (bytes(size), ""))
-        space.load((key, 5, 5, 0, length) for key, length in ((b"k", size), (b"l", size), (b"s", size - 1)))
+        load(space, [(key, 5, 5, 0, length) for key, length in ((b"k", size), (b"l", size), (b"s", size - 1))])
         group = Group(space, at(NOW))
         for operation, counted in (
             (Touch(b"s", 9), 0),
@@ -200,7 +200,7 @@ class TestPrefix:
         space = keyspace(Put(b"a", b"1"), Put(b"b", b"2"), Put(b"c", b"3"), Touch(b"a", ttl_ms=99), first_revision=10)
         group = Group(space, at(NOW))
         # `a` was touched by revision 13, which does not save it; `c` was written by 12.
-        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 11, 10), [b"a", b"b", b"c"], b"c") == Deleted(
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 11, 10), sorted(held(space).items()), b"c") == Deleted(
             [b"a", b"b"], b"c"
         )
         assert group.events == [DeleteEvent(b"a", "prefix", 11), DeleteEvent(b"b", "prefix", 11)]
@@ -211,13 +211,15 @@ class TestPrefix:
     def test_leaves_the_expired_to_their_expiry(self) -> None:
         space = keyspace(Put(b"a", b"1", ttl_ms=10))
         group = Group(space, at(NOW + 10))
-        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 99, 10), [b"a"], None) == Deleted([], None)
+        candidates = sorted(held(space).items())
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 99, 10), candidates, None) == Deleted([], None)
 
     def test_cut_counts_values_of_earlier_groups(self) -> None:
         space = keyspace(Put(b"k", b"v"), Touch(b"k", ttl_ms=5), first_revision=10)
         group = Group(space, at(NOW))
-        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 9, 10), [b"k"], None).keys == []
-        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 10, 10), [b"k"], None).keys == [b"k"]
+        candidates = sorted(held(space).items())
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 9, 10), candidates, None).keys == []
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 10, 10), candidates, None).keys == [b"k"]
 
     def test_prefix_delete_is_not_decided_alone(self) -> None:
         with pytest.raises(KeyError):
