@@ -169,11 +169,13 @@ class Sizes(NamedTuple):
     """Largest texts that are read in one go, in bytes: more would delay other requests.
 
     Attributes:
-        whole: of a batch.
+        plain: of a batch without documents, be it their names alone that it lacks.
+        whole: of any other batch.
         portion: of operations together.
         single: of one operation.
     """
 
+    plain: int
     whole: int
     portion: int
     single: int
@@ -213,8 +215,11 @@ class Format:
     def read_small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
         """Read the operations in `body` for their shards, and whether they are atomic, in one go.
 
-        Costs a third of `read_envelope` and `read_operation`. None: something is wrong, and those say what.
+        Costs a third of `read_envelope` and `read_operation`. None: it is too large, or something is wrong, and those
+        say what.
         """
+        if len(body) > self.sizes.whole and (len(body) > self.sizes.plain or b"json" in body or b"patch" in body):
+            return None
         try:
             whole = self._read_whole(body)
             if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
@@ -363,6 +368,7 @@ class Format:
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
             names = "value, json, value_base64" if isinstance(op, BatchPutInJson) else "value, json"
             raise BadRequest(f"give exactly one of {names}")
+        value: Any = op.value
         content_type = "" if op.content_type is UNSET else op.content_type
         if content_type and not is_content_type(content_type):
             raise BadRequest("content_type: expected a media type of at most 255 ASCII characters, like text/plain")
@@ -375,7 +381,7 @@ class Format:
                 return b64decode(coded, validate=True), content_type
             except ValueError:
                 raise BadRequest(_NO_BASE64) from None
-        return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
+        return value if type(value) is bytes else value.encode(), content_type
 
 
 def refuse_twice(members: Sequence[MemberSpan]) -> None:
@@ -472,7 +478,7 @@ JSON: Final = Format(
     batch_answers.JSON,
     duplicate_names.JSON,
     explain_unreadable,
-    Sizes(64 << 10, 256 << 10, 64 << 10),
+    Sizes(64 << 10, 64 << 10, 256 << 10, 64 << 10),
     json_scan.find_members,
     _document_of_json,
     json_scan.sample_of_kind,
@@ -488,7 +494,7 @@ MESSAGE_PACK: Final = Format(
     batch_answers.MESSAGE_PACK,
     duplicate_names.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off",
-    Sizes(16 << 10, 16 << 10, 4 << 10),
+    Sizes(64 << 10, 16 << 10, 16 << 10, 4 << 10),
     msgpack_scan.find_members,
     _document_of_msgpack,
     msgpack_scan.sample_of_kind,

@@ -2,6 +2,7 @@
 
 - `table`: where each is, and what `kvserver --help` says of it.
 - `loading`: loading modules quickly.
+- `interrupts`: signals that end a command in order.
 - `terminal`: output of the commands about stores, progress bars and errors.
 - `parts`: what the commands that use a server share.
 - `options`: command options made from the table of settings.

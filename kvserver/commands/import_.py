@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local.local_store import interruptible
+from kvserver.commands.interrupts import interruptible
 from kvserver.commands.remote import open_remote, records_text, remote_options
 from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.importer import LANES, ItemImporter

@@ -207,7 +207,7 @@ def _format(req: Request) -> tuple[str, Format]:
 async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
     """Read the operations in `body`, and whether they are atomic. `most`: bytes of a value. Raises `BadRequest`."""
     number = secrets.randbits(64)
-    whole = format.read_small(body, number) if len(body) <= format.sizes.whole else None
+    whole = format.read_small(body, number)
     if whole is not None:
         return whole
     envelope = await run_in_turns(format.read_envelope(body))

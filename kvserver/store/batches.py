@@ -151,6 +151,10 @@ def divide_into_messages(
             lists[shard_of(operations[index].key, shards)].append(index)
     for shard, own in by_shard.items():
         sizes = [size_of(operations[index]) for index in own]
+        if len(own) <= MESSAGE_OPS and (total := sum(sizes)) <= MESSAGE_BYTES:
+            if own:
+                yield shard, own, total
+            continue
         begin = size = 0
         for at, more in enumerate(sizes):
             if at > begin and (at - begin >= MESSAGE_OPS or size + more > MESSAGE_BYTES):

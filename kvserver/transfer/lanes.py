@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from queue import SimpleQueue
 from threading import Condition, Thread
 
 from kvserver.transfer.records import ImportBatch, LineError
 
 
 class Lanes:
-    """Runs `work` on batches, at most `width` at a time, each in a thread of its own.
+    """Runs `work` on batches, at most `width` at a time, in as many threads.
 
     The order per key is kept: a batch waits for earlier ones that share a key with it. The threads are daemons, so the
     process can exit without `finish`.
@@ -19,6 +20,8 @@ class Lanes:
         self._work, self._width = work, width
         self._changed = Condition()
         self._going: list[ImportBatch] = []
+        self._threads = 0
+        self._submitted: SimpleQueue[ImportBatch | None] = SimpleQueue()  # None ends a thread
         self._errors: list[Exception] = []
 
     def submit(self, batch: ImportBatch) -> None:
@@ -27,10 +30,16 @@ class Lanes:
             self._changed.wait_for(lambda: self._errors or self._is_free_for(batch))
             self._raise_first_error()
             self._going.append(batch)
-        Thread(target=self._run_batch, args=(batch,), daemon=True).start()
+        if self._threads < self._width:
+            self._threads += 1
+            Thread(target=self._run_batches, daemon=True).start()
+        self._submitted.put(batch)
 
     def finish(self, timeout_s: float | None = None) -> None:
-        """Wait until no batch is running, at most `timeout_s` seconds. Raises what `work` raised."""
+        """Wait until no batch is running, at most `timeout_s` seconds; end the threads. Raises what `work` raised."""
+        for _ in range(self._threads):
+            self._submitted.put(None)
+        self._threads = 0
         with self._changed:
             self._changed.wait_for(lambda: not self._going, timeout_s)
             self._raise_first_error()
@@ -42,6 +51,10 @@ class Lanes:
         """Raise the error of the first line, if there are errors."""
         if self._errors:
             raise min(self._errors, key=lambda error: error.line if isinstance(error, LineError) else 0)
+
+    def _run_batches(self) -> None:
+        while (batch := self._submitted.get()) is not None:
+            self._run_batch(batch)
 
     def _run_batch(self, batch: ImportBatch) -> None:
         error: Exception | None = None

@@ -406,7 +406,7 @@ def bare(operation: Operation) -> Operation:
 
 def size_of(operation: Operation) -> int:
     """Count the bytes of keys and values in `operation`, which is what counts towards `MESSAGE_BYTES`."""
-    if isinstance(operation, Put):
+    if type(operation) is Put:
         return len(operation.key) + len(operation.value)
     if isinstance(operation, Patch):
         return len(operation.key) + len(operation.patch)

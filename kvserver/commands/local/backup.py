@@ -11,17 +11,17 @@ import click
 
 from kvserver import __version__
 from kvserver.api.times import rfc3339
+from kvserver.commands.interrupts import interruptible
 from kvserver.commands.local.local_store import (
     CommandRefused,
-    interruptible,
     lower_priority,
     open_running_board,
     require_store,
     settings_of,
-    size_text,
     stopped_store,
 )
 from kvserver.commands.options import setting_options
+from kvserver.commands.parts.texts import size_text
 from kvserver.commands.terminal import Report, exit_for_output, exit_with, print_line, progress_bar
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from kvserver.commands.interrupts import interruptible
 from kvserver.commands.local.backup import restorable_range
 from kvserver.commands.local.local_store import (
     CommandRefused,
     believed,
-    interruptible,
     lower_priority,
     open_running_board,
     settings_of,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -123,26 +122,7 @@ def require_store(settings: ServerSettings) -> None:
     Manifest.load(settings.data_dir)
 
 
-def interruptible() -> None:
-    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can remove unfinished files."""
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
-
-
 def lower_priority() -> None:
     """Lower the priority of this process: a running server is more urgent."""
     with suppress(OSError):
         os.nice(10)
-
-
-def size_text(size: float) -> str:
-    """Format a size as `12.3 MiB`."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1 << 10:
-            return f"{size:.4g} {unit}"
-        size /= 1 << 10
-    return f"{size:.1f} GiB"

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from kvserver.api.times import parse_rfc3339, rfc3339
+from kvserver.commands.interrupts import interruptible
 from kvserver.commands.local.backup import restorable_range
-from kvserver.commands.local.local_store import CommandRefused, interruptible, serving_pid, settings_of, stopped_store
+from kvserver.commands.local.local_store import CommandRefused, serving_pid, settings_of, stopped_store
 from kvserver.commands.options import setting_options
 from kvserver.commands.terminal import Report, exit_with, print_line, progress_bar
 from kvserver.serve.store import explain_os_error

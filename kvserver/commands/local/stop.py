@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.local.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
+from kvserver.commands.local.local_store import CommandRefused, open_running_board, serving_pid, settings_of
 from kvserver.commands.options import patience_option, setting_options
+from kvserver.commands.parts.texts import size_text
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings

@@ -16,6 +16,15 @@ HOUR: Final = 3600
 DAY: Final = 86400
 
 
+def size_text(size: float) -> str:
+    """Format a size as `12.3 MiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1 << 10:
+            return f"{size:.4g} {unit}"
+        size /= 1 << 10
+    return f"{size:.1f} GiB"
+
+
 def span_text(seconds: float) -> str:
     """Return a span of time in its one or two largest units: `4 s`, `2 min`, `3 h`, `3 d 4 h`."""
     if seconds < 1:

@@ -20,7 +20,6 @@ from kvserver.transfer.records import (
     body_of,
     group_into_batches,
     lines_of,
-    put_of,
     read_record,
     read_streamed,
     write_item,
@@ -109,9 +108,18 @@ def test_batches_are_all_records_in_order(
         names = [each.key for each in batch.records]
         assert 1 <= len(names) <= most
         assert len(set(names)) == len(names) and batch.keys == set(names)
-        assert batch.size == sum(len(each.put) for each in batch.records)
+        assert batch.size == sum(each.length for each in batch.records)
         assert batch.size <= most_bytes or len(names) == 1
-    assert [len(put_of(each).value) for each in records] == [size for _, size in rows]
+    assert [len(each.put.value) for each in records] == [size for _, size in rows]
+
+
+@pytest.mark.parametrize("size", [20, 100, 10_000])
+def test_a_full_batch_is_read_in_one_go(size: int) -> None:
+    batch = next(group_into_batches(record(number, f"k{number:08d}", size) for number in range(2000)))
+    body = body_of(batch.records)
+    assert len(body) <= MESSAGE_PACK.sizes.plain
+    operations, _ = MESSAGE_PACK.read_small(body, 9) or ([], True)
+    assert len(operations) == len(batch.records)
 
 
 @given(st.lists(st.binary().filter(lambda line: b"\n" not in line)), st.binary(), st.integers(1, 40))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import pytest
 from kvserver.commands.local import local_store
 from kvserver.commands.local.local_store import (
     CommandRefused,
-    interruptible,
     open_running_board,
     require_store,
     serving_pid,
     settings_of,
-    size_text,
     stopped_store,
 )
 from kvserver.serve.store import make_data_dir, take_store_lock
@@ -93,19 +90,6 @@ def test_a_wrong_setting_is_a_usage_error() -> None:
         settings_of({"port": "x"})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_command_as_an_exception(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        interruptible()
-        with pytest.raises(SystemExit) as ended:
-            signal.raise_signal(number)
-        assert ended.value.code == 128 + number
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def test_a_priority_that_cannot_be_lowered_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -116,11 +100,3 @@ def test_a_priority_that_cannot_be_lowered_is_no_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "nice", nice)
     local_store.lower_priority()
     assert asked == [10]
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1536 << 10, "1.5 MiB"), (5 << 30, "5.0 GiB")],
-)
-def test_sizes_are_shown_in_the_largest_unit(size: int, text: str) -> None:
-    assert size_text(size) == text

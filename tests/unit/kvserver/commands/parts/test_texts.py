@@ -18,6 +18,7 @@ from kvserver.commands.parts.texts import (
     moment_text,
     short_value,
     shown_value,
+    size_text,
     span_text,
     sparkline,
     type_text,
@@ -121,3 +122,11 @@ def test_bars() -> None:
     assert sparkline([0, 0]) == "▁▁"
     assert sparkline([]) == ""
     assert (meter(0.0), meter(0.8), meter(7)) == ("░" * 10, "█" * 8 + "░" * 2, "█" * 10)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1536 << 10, "1.5 MiB"), (5 << 30, "5.0 GiB")],
+)
+def test_sizes_are_shown_in_the_largest_unit(size: int, text: str) -> None:
+    assert size_text(size) == text
