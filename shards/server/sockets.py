@@ -83,13 +83,14 @@ class Sockets:
         """Let `wait` also return when `fd` is readable."""
         self._readable.register(fd, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until a request may have arrived, at most `seconds`.
+    def wait(self, seconds: float) -> bool:
+        """Wait until a request may have arrived, at most `seconds`; return whether that is why it ended.
 
         To be called when `receive` has just returned None: ZeroMQ makes its descriptor readable when something
         arrives, but whatever looks at the socket, a reply for instance, may take that back.
         """
         self._signalled = bool(self._readable.poll(seconds))
+        return self._signalled
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the sender's identity and the frame of the next message; None: none has arrived."""

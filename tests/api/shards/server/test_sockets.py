@@ -20,7 +20,7 @@ from shards.wire.protocol import (
     decode_part,
     decode_reply,
 )
-from tests.api.shards.server.tools import Client, arrive, client, logged, serving, turn_until, until
+from tests.api.shards.server.tools import Client, arrive, client, logged, serving, turn_until
 from tests.stores import Store
 
 
@@ -42,7 +42,9 @@ def dealer(place: Path, sockets: Sockets) -> Iterator[zmq.Socket[bytes]]:
 
 def received(sockets: Sockets) -> tuple[bytes, bytes]:
     """The next message."""
-    return until(lambda: sockets.wait(0.01) or sockets.receive(), "a message")  # type: ignore[return-value]
+    while (message := sockets.receive()) is None:
+        assert sockets.wait(20.0), "a message"
+    return message
 
 
 class TestSockets:
@@ -76,8 +78,18 @@ class TestSockets:
         sockets.wake_by(reads)
         os.write(writes, b"x")
         sockets.wait(60.0)
+        assert sockets.receive() is None, "what ended the wait was no message"
         os.close(reads)
         os.close(writes)
+
+    def test_no_wait_misses_what_came_while_a_reply_was_sent(self, sockets: Sockets, dealer: zmq.Socket[bytes]) -> None:
+        for number in range(2000):
+            dealer.send(b"%d" % number)
+            identity, frame = received(sockets)
+            dealer.send(b"next")
+            sockets.reply(identity, number, [Done(1, True)])
+            assert (frame, received(sockets)[1]) == (b"%d" % number, b"next")
+            assert sockets.receive() is None
 
     def test_the_paths_of_dead_predecessors_are_removed_and_its_own_at_the_end(self, place: Path) -> None:
         for name in ("shard-3-12ab.req", "shard-3.pub", "shard-30-12ab.req"):
