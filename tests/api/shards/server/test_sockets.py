@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from shards.host.board import Board
+from shards.host.process import policy_of_helpers
 from shards.server.loop import ShardServer
 from shards.server.sockets import Sockets, StartError
 from shards.wire.protocol import (
@@ -20,7 +21,7 @@ from shards.wire.protocol import (
     decode_part,
     decode_reply,
 )
-from tests.api.shards.server.tools import Client, arrive, client, logged, serving, turn_until
+from tests.api.shards.server.tools import Client, arrive, client, logged, serving, turn_until, until
 from tests.stores import Store
 
 
@@ -90,6 +91,15 @@ class TestSockets:
             sockets.reply(identity, number, [Done(1, True)])
             assert (frame, received(sockets)[1]) == (b"%d" % number, b"next")
             assert sockets.receive() is None
+
+    def test_zeromqs_threads_run_by_the_policy_of_helpers(self, place: Path) -> None:
+        tasks = Path("/proc/self/task")
+        before = set(tasks.iterdir())
+        sockets = Sockets(place, 4)
+        threads = set(tasks.iterdir()) - before
+        wanted = {policy_of_helpers()}
+        until(lambda: {os.sched_getscheduler(int(thread.name)) for thread in threads} == wanted, "their policy")
+        sockets.close()
 
     def test_the_paths_of_dead_predecessors_are_removed_and_its_own_at_the_end(self, place: Path) -> None:
         for name in ("shard-3-12ab.req", "shard-3.pub", "shard-30-12ab.req"):
