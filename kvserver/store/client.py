@@ -8,7 +8,6 @@ Lists merge the maps of all shards in key order, in short transactions. Requests
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, overload
@@ -22,6 +21,7 @@ from kvserver.store.links import ShardLinks
 from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Pending
 from shards.host.board import Board
+from shards.host.process import policy_of_helpers
 from shards.maps.reader import Item
 from shards.wire.errors import IdempotencyMismatch
 from shards.wire.keys import shard_of
@@ -63,7 +63,7 @@ class StoreClient:
     def __init__(self, board: Board, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.board, self._loop = board, loop
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)  # its thread does not interrupt this one
+        self._context.set(zmq.THREAD_SCHED_POLICY, policy_of_helpers())
         self.maps = StoreMaps(board)
         self.links = ShardLinks(self._context, board, run_dir, loop)
         self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))

@@ -68,6 +68,16 @@ def die_with_starter() -> None:
         die_with(int(parent_pid))
 
 
+def policy_of_helpers() -> int:
+    """Return by which policy (sched(7)) threads are to be scheduled that work for this process's loop.
+
+    It is SCHED_BATCH: such a thread does not interrupt the loop when it is woken. If this process was started with
+    another policy than the usual one it is that, from which it may not be allowed to change.
+    """
+    own = os.sched_getscheduler(0)
+    return os.SCHED_BATCH if own == os.SCHED_OTHER else own
+
+
 def become_subreaper() -> None:
     """Orphaned grandchildren become this process's children, so that it can reap them."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

@@ -7,7 +7,6 @@ treats their outcome as unknown anyway, and gateways read from the log what they
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import select
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Final
 import zmq
 
 from shards.files.kept_file import KeptFile
+from shards.host.process import policy_of_helpers
 from shards.wire import protocol
 from shards.wire.protocol import Reply
 
@@ -51,7 +51,7 @@ class Sockets:
         self.incarnation = secrets.randbits(63) | 1
         self.dropped = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)  # its thread does not interrupt this one
+        self._context.set(zmq.THREAD_SCHED_POLICY, policy_of_helpers())
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # report a peer that is gone or does not read
         self._publisher = self._context.socket(zmq.PUB)
@@ -83,13 +83,14 @@ class Sockets:
         """Let `wait` also return when `fd` is readable."""
         self._readable.register(fd, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until a request may have arrived, at most `seconds`.
+    def wait(self, seconds: float) -> bool:
+        """Wait until a request may have arrived, at most `seconds`; return whether that is why it ended.
 
         To be called when `receive` has just returned None: ZeroMQ makes its descriptor readable when something
         arrives, but whatever looks at the socket, a reply for instance, may take that back.
         """
         self._signalled = bool(self._readable.poll(seconds))
+        return self._signalled
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the sender's identity and the frame of the next message; None: none has arrived."""

@@ -55,6 +55,7 @@ WEB_DOOR = frozenset(
         "shards.wire.clock",
         "shards.wire.json_text",
         "shards.host.board",
+        "shards.host.process",
         "shards.keys.last_use",
         "shards.maps.reader",
         "shards.maps.layout",

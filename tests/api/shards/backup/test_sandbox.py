@@ -118,7 +118,12 @@ def test_a_store_whose_manifest_leads_out_is_not_used(store: Run, tmp_path: Path
         msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
     )
     place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
-    for command in (["check"], ["backup", tmp_path / "copy"], ["stop", "--release"], ["serve", "--port", "0", "--metrics-port", "0"]):
+    for command in (
+        ["check"],
+        ["backup", tmp_path / "copy"],
+        ["stop", "--release"],
+        ["serve", "--port", "0", "--metrics-port", "0"],
+    ):
         assert "the manifest" in refused(*command, *place)
     assert not (tmp_path / "copy").exists()
 

@@ -63,6 +63,15 @@ def test_the_scheduling_of_a_process_that_is_gone_is_unknown() -> None:
     assert read_scheduling(gone.pid) == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_BATCH", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")],
+)
+def test_helpers_interrupt_nobody_and_keep_a_policy_that_the_process_was_given(own: str, expected: str) -> None:
+    start = f"os.sched_setscheduler(0, os.{own}, os.sched_param(0))"
+    assert run(f"{start}; print(policy_of_helpers() == os.{expected})").stdout == "True\n"
+
+
 def test_a_child_of_another_parent_ends_at_once() -> None:
     environ = os.environ | {PARENT_VARIABLE: "1"}
     assert run("die_with_starter(); print('alive')", env=environ).returncode == 1

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from shards.host.board import Board
+from shards.host.process import policy_of_helpers
 from shards.server.loop import ShardServer
 from shards.server.sockets import Sockets, StartError
 from shards.wire.protocol import (
@@ -42,7 +43,9 @@ def dealer(place: Path, sockets: Sockets) -> Iterator[zmq.Socket[bytes]]:
 
 def received(sockets: Sockets) -> tuple[bytes, bytes]:
     """The next message."""
-    return until(lambda: sockets.wait(0.01) or sockets.receive(), "a message")  # type: ignore[return-value]
+    while (message := sockets.receive()) is None:
+        assert sockets.wait(20.0), "a message"
+    return message
 
 
 class TestSockets:
@@ -76,8 +79,27 @@ class TestSockets:
         sockets.wake_by(reads)
         os.write(writes, b"x")
         sockets.wait(60.0)
+        assert sockets.receive() is None, "what ended the wait was no message"
         os.close(reads)
         os.close(writes)
+
+    def test_no_wait_misses_what_came_while_a_reply_was_sent(self, sockets: Sockets, dealer: zmq.Socket[bytes]) -> None:
+        for number in range(2000):
+            dealer.send(b"%d" % number)
+            identity, frame = received(sockets)
+            dealer.send(b"next")
+            sockets.reply(identity, number, [Done(1, True)])
+            assert (frame, received(sockets)[1]) == (b"%d" % number, b"next")
+            assert sockets.receive() is None
+
+    def test_zeromqs_threads_run_by_the_policy_of_helpers(self, place: Path) -> None:
+        tasks = Path("/proc/self/task")
+        before = set(tasks.iterdir())
+        sockets = Sockets(place, 4)
+        threads = set(tasks.iterdir()) - before
+        wanted = {policy_of_helpers()}
+        until(lambda: {os.sched_getscheduler(int(thread.name)) for thread in threads} == wanted, "their policy")
+        sockets.close()
 
     def test_the_paths_of_dead_predecessors_are_removed_and_its_own_at_the_end(self, place: Path) -> None:
         for name in ("shard-3-12ab.req", "shard-3.pub", "shard-30-12ab.req"):

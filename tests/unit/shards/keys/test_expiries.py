@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,15 @@ class TestExpiryHeap:
 
 
 class TestExpiryHeaps:
+    @pytest.mark.parametrize("expiry", [50, -50])
+    def test_they_are_empty_until_a_key_is_scheduled_and_after_it_is_taken(self, expiry: int) -> None:
+        expiries, entries = ExpiryHeaps(), {b"k": (1, 1, expiry, 0)}
+        assert expiries.is_empty
+        expiries.schedule(b"k", expiry)
+        assert not expiries.is_empty
+        assert expiries.take_due(at(60), 9, entries) == [b"k"]
+        assert expiries.is_empty
+
     @given(st.lists(st.tuples(KEYS, EXPIRIES, st.integers(0, 5))), st.integers(1, 3))
     def test_every_key_is_found_when_its_time_has_come(self, changes: list[tuple[bytes, int, int]], limit: int) -> None:
         """Expiries are changed at random while both clocks go on, as a shard would: due keys are deleted."""
