@@ -279,6 +279,12 @@ def _entry_of(record: memoryview) -> Entry:
     return revision, value_revision, expiry, len(record) - HEADER_SIZE - length
 
 
+def _content_of(record: memoryview, length: int) -> tuple[bytes, str]:
+    """Return value and content type of `record`, whose type has `length` bytes."""
+    value_at = HEADER_SIZE + length
+    return record[value_at:].tobytes(), str(record[HEADER_SIZE:value_at], "utf-8") if length else ""
+
+
 def _read_sums(txn: lmdb.Transaction[memoryview], meta: lmdb._Database, lsn: int) -> Sums:
     """Read the sums of a map that is applied up to `lsn`; add them up if a version without them has written it."""
     totals = txn.get(b"totals", db=meta)
@@ -352,9 +358,7 @@ def _apply_events(
                 if old_created_ms < time_ms:  # else the clock was set back
                     created_ms = old_created_ms
                 if old is not None and previous and revision in previous:
-                    value_at = HEADER_SIZE + length
-                    content_type = old[HEADER_SIZE:value_at].tobytes().decode() if length else ""
-                    replaced[revision] = old[value_at:].tobytes(), content_type, old_revision
+                    replaced[revision] = *_content_of(old, length), old_revision
             if expires_ms:
                 expiring -= 1
             size -= len(key) + old_size - HEADER_SIZE - length

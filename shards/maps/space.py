@@ -139,9 +139,13 @@ class Reserve:
         """Fill the holes of the file at `path`. Raises `OSError`, if there is no room for them ENOSPC."""
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        size = max(path.stat().st_size, GROWTH_BYTES)
+        status = os.fstat(self._fd)
+        size = max(status.st_size, GROWTH_BYTES)
+        self.size = 0
         try:
-            if not (_has_room_for(path, size) and self._allocate(size)):
+            if status.st_size == size == status.st_blocks * 512:  # no holes: to look at each page of it takes long
+                self.size = size
+            elif not (_has_room_for(path, size) and self._allocate(size)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             os.close(self._fd)
@@ -153,9 +157,9 @@ class Reserve:
         return room > 0 and self._allocate(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
 
     def _allocate(self, size: int) -> bool:
-        """Have all of `size` bytes on the file system, which was asked for room."""
+        """Have all of `size` bytes, more than `self.size`, on the file system, which was asked for room."""
         try:
-            os.posix_fallocate(self._fd, 0, size)
+            os.posix_fallocate(self._fd, self.size, size - self.size)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise

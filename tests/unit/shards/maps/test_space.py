@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,27 @@ def test_a_reserve_fills_holes_and_grows(tmp_path: Path) -> None:
     reserve.close()
     with Reserve(path) as again:
         assert again.size == 36 * GROWTH_BYTES
+
+
+def test_a_reserve_fills_holes_and_looks_at_nothing_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, filled = tmp_path / "file", list[tuple[int, int]]()
+    fallocate = os.posix_fallocate
+
+    def fill(fd: int, begin: int, size: int) -> None:
+        filled.append((begin, size))
+        fallocate(fd, begin, size)
+
+    monkeypatch.setattr("os.posix_fallocate", fill)
+    path.write_bytes(b"content")
+    os.truncate(path, 3 * GROWTH_BYTES)
+    with Reserve(path) as reserve:
+        assert reserve.grow() and blocks(path) >= 4 * GROWTH_BYTES
+    assert filled == [(0, 3 * GROWTH_BYTES), (3 * GROWTH_BYTES, GROWTH_BYTES)]
+    with Reserve(path) as again:
+        assert again.size == 4 * GROWTH_BYTES
+    assert len(filled) == 2
 
 
 def test_a_reserve_takes_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
