@@ -74,6 +74,9 @@ class Preconditions(NamedTuple):
         return [tag.coding for tag in self.if_none_match if tag.revision == revision] or None
 
 
+_NO_PRECONDITIONS: Final = Preconditions()
+
+
 def _revisions_of(tags: Tags | None, *, weak: bool) -> Revisions | None:
     if tags is None:
         return None
@@ -91,6 +94,8 @@ def read_conditions(header: Callable[[str], str | None]) -> Preconditions:
     if_none_match = parse_tags("If-None-Match", header("If-None-Match"))
     unmodified = header("If-Unmodified-Since") if if_match is None else None
     modified = header("If-Modified-Since") if if_none_match is None else None
+    if if_match is None and if_none_match is None and modified is None and unmodified is None:
+        return _NO_PRECONDITIONS
     return Preconditions(
         if_match,
         if_none_match,

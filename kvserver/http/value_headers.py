@@ -24,7 +24,9 @@ CACHING: Final = ("cache-control", "no-cache, no-transform")
 
 def revision_headers(revision: int, coding: str = "", expires_ms: int = 0) -> list[tuple[str, str]]:
     """Headers of a key's revision. `coding`: of the answer's content. `expires_ms`: wall time of expiry, 0: never."""
-    headers = [("etag", etag(revision, coding)), ("kv-revision", str(revision))]
+    number = str(revision)
+    # `etag`, unrolled where there is no coding: most answers have one.
+    headers = [("etag", etag(revision, coding) if coding else f'"{number}"'), ("kv-revision", number)]
     if expires_ms:
         headers.append(("kv-expires", rfc3339(expires_ms)))
     return headers

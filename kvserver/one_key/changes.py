@@ -38,10 +38,12 @@ def read_put(asked: Asked) -> Put:
     """Return the put without its value. Raises `KVError`."""
     parameters = asked.read_parameters()
     asked.grants.require("write", asked.key)
-    want_previous = "return" in parameters
-    if want_previous:
-        asked.grants.require("read", asked.key)
-    ttl_ms, expires_ms = query.read_expiry(parameters)
+    ttl_ms, expires_ms, want_previous = 0, 0, False
+    if parameters:
+        want_previous = "return" in parameters
+        if want_previous:
+            asked.grants.require("read", asked.key)
+        ttl_ms, expires_ms = query.read_expiry(parameters)
     asked.refuse_coded()
     asked.refuse_partial()
     return Put(asked.key, b"", read_stored_type(asked.read_content_type()), ttl_ms, expires_ms, want_previous)

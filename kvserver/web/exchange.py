@@ -82,7 +82,7 @@ class Exchange:
     def for_hot_path(
         cls, connection: ConnectionPort, request: IncomingRequest, charge: Charge, disconnected: bool
     ) -> Exchange:
-        """The exchange of a write that the hot path has begun, and whose answer is not plain.
+        """The exchange of a write that the hot path has begun, and whose answer it leaves to an exchange.
 
         `charge`: what the write has added to the load.
         """

@@ -70,14 +70,11 @@ class HotWrite(Pending):
 
     def fail(self, error: KVError) -> None:
         """Answer that the write was not executed, or that its outcome is unknown."""
-        if self._is_left_to_exchange(b""):
+        if self.disconnected or self._request.connection.context.load.stopping:
             self._become_exchange().answer_error(error)
         else:
             self._request.write_error(error)
             self._finish()
-
-    def _is_left_to_exchange(self, body: bytes) -> bool:
-        return self.disconnected or self._request.connection.context.load.stopping or len(body) >= LARGE_ANSWER
 
     def _become_exchange(self) -> Exchange:
         charge = Charge(self._request.connection.context.load, self._quota)
@@ -111,10 +108,11 @@ class RootWrite(HotWrite):
             self.fail(NotFound())
             return
         body, request = reply.previous or b"", self._request
-        if self._is_left_to_exchange(body):
+        context = request.connection.context
+        if self.disconnected or context.load.stopping or len(body) >= LARGE_ANSWER:
             self._become_exchange().answer(200, [(b"content-type", OCTETS.encode())], body)
         else:
-            head = request.connection.context.heads[request.fields.origin != b""].of_octets
+            head = context.heads[request.fields.origin != b""].of_octets
             request.write(200, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
             self._finish()
 
@@ -125,7 +123,7 @@ class KeyChange(HotWrite):
     __slots__ = ()
 
     def answer(self, replies: Iterator[Reply]) -> None:
-        reply, change = next(replies), self._change
+        reply, change, request = next(replies), self._change, self._request
         if self._end is not None and isinstance(reply, Done) and not reply.existed:
             self._store.report_missed_delete(change.key, self._end)
         try:
@@ -136,13 +134,13 @@ class KeyChange(HotWrite):
             self.fail(error)
             return
         if answer.coded_type is not None and compression.choose_for(
-            self._request.fields.accept_encoding, answer.coded_type, len(answer.body)
+            request.fields.accept_encoding, answer.coded_type, len(answer.body)
         ):
             self._answer_coded(answer)
-        elif self._is_left_to_exchange(answer.body):
+        elif self.disconnected or request.connection.context.load.stopping or len(answer.body) >= LARGE_ANSWER:
             _answer_by(self._become_exchange(), answer)
         else:
-            self._request.write_answer(answer)
+            request.write_answer(answer)
             self._finish()
 
     def _answer_coded(self, answer: Answer) -> None:
