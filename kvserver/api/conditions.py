@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+import msgspec
 
 from kvserver.api.times import parse_http_date
 from shards.wire.errors import BadRequest, PreconditionFailed
@@ -24,7 +26,7 @@ _BETWEEN = re.compile(r"[ \t]*(?:,[ \t]*)*")
 _OURS = re.compile(r"([1-9][0-9]{0,18})(?:-(gzip|br|zstd|deflate))?")
 
 
-class Tag(NamedTuple):
+class Tag(msgspec.Struct, frozen=True):
     """An ETag that this server made."""
 
     revision: int
@@ -37,7 +39,7 @@ Tags = Sequence[Tag] | Literal["*"]
 _ANY: Final = "*"
 
 
-class Preconditions(NamedTuple):
+class Preconditions(msgspec.Struct, frozen=True):
     """The conditions of a request. Times are Unix seconds."""
 
     if_match: Tags | None = None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from kvserver.api import conditions, query
 from kvserver.api.scan import duplicate_names
 from kvserver.http import responses
@@ -136,11 +138,11 @@ def find_condition(asked: Asked, is_marked: bool, describe: Callable[[bytes], It
     # proceeds, but not over a value that is created in the meantime.
     item = describe(asked.key)
     if item is None:
-        return wanted._replace(if_none_match="*").for_shard()
+        return msgspec.structs.replace(wanted, if_none_match="*").for_shard()
     try:
         wanted.check(item.revision, item.modified_ms // 1000)
     except PreconditionFailed:
         if is_marked:
             return NEVER  # it may hold no more because of this very write: the shard knows whether it was done
         raise
-    return wanted._replace(if_match=[conditions.Tag(item.revision)]).for_shard()
+    return msgspec.structs.replace(wanted, if_match=[conditions.Tag(item.revision)]).for_shard()

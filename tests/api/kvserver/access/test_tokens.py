@@ -49,6 +49,16 @@ def test_who_is_let_in(board: Clock) -> None:
         assert type(refused.value) is Unauthorized
 
 
+def test_a_token_may_be_written_in_many_ways(board: Clock) -> None:
+    """More than are remembered."""
+    a = token("a", b"secret-a", read=(b"",))
+    publish_tokens(board, [a])
+    here = Tokens(board)
+    for _ in range(2):
+        for spaces in range(1, 1200):
+            assert here.authenticate(b"Bearer" + b" " * spaces + b"secret-a") == a.grants
+
+
 def test_a_file_without_tokens_lets_nobody_in(board: Clock) -> None:
     publish_tokens(board, [])
     here = Tokens(board)
