@@ -203,6 +203,22 @@ def test_entries_range_and_check(map: MapOwner) -> None:
     map.check(1, 0)
 
 
+def test_what_was_looked_up_counts_until_the_next_record(map: MapOwner) -> None:
+    assert map.find_entry(b"k") is None
+    map.apply([record_of([put(b"k", b"123")], 1, 0, 1000)])
+    event = put(b"k", b"45")
+    map.apply_changes([event], record_of([event], 2, map.applied[0], 2000))
+    item = map.get(b"k", BEGINNING)
+    assert item is not None and item.created_ms == 1000
+    assert map.totals == (1, 3, 0)
+
+
+def test_no_more_is_remembered_of_lookups_than_a_group_needs(map: MapOwner) -> None:
+    for number in range(owner._MOST_SEEN + 1):
+        map.find_entry(b"%d" % number)
+    assert len(map._seen) == 1
+
+
 def test_a_survey_walks_over_all_keys_in_steps(map: MapOwner) -> None:
     apply(map, put(b"b", expires_ms=5), put(b"c"), put(b"a"), put(b"d", expires_ms=-7), revision=1)
     entries = entries_of(map)

@@ -136,6 +136,17 @@ class TestCommit:
         keys = [taken[0] for _ in range(4) if (taken := space.take_oldest((), (), NOW))]
         assert ({*keys[:2]}, {*keys[2:]}) == ({b"b", b"c"}, {b"a", b"d"})
 
+    def test_expiries_that_are_taken_back_leave_nothing(self) -> None:
+        space = Keyspace(0, 1, 100)
+        load(space, [(b"%d" % n, n + 1, n + 1, NOW + n, 0) for n in range(10_000)])
+        staged = StagedEntries(space.find_entry)
+        for n in range(10_000):
+            key = b"%d" % n
+            staged.stage(key, staged.lookup(key), (-n - 1, n + 1, 0, 0) if n % 2 else None)
+        space.commit(staged, 20_000, NOW)
+        space.check()
+        assert (space.expiring, space.expiries._by_wall._heap) == (0, [])
+
     def test_nothing_changes_nothing(self) -> None:
         space = keyspace()
         space.commit(StagedEntries(space.find_entry), 0, NOW)
