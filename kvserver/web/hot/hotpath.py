@@ -5,6 +5,9 @@ or sent to its shard at once. Everything else, and every answer that is not plai
 leaves nothing to interpret: GET, PUT or DELETE of one key, no query, HTTP/1.1, exactly one Host, and only the header
 fields of `fields`. So both paths answer alike, except for Date, X-Request-Id and revisions.
 
+A small batch that is not atomic, of gets alone or of puts, deletes, touches and increments, is taken as well:
+`WorkerContext.small_batches` executes it by the code that `/v1/batch` uses, without Falcon.
+
 Clients repeat their header fields from request to request: the meaning of a block of them is remembered.
 """
 
@@ -14,7 +17,7 @@ import re
 from time import perf_counter
 from typing import Final
 
-from kvserver.access.grants import Grants
+from kvserver.access.grants import EVERYTHING, Grants
 from kvserver.http import compression, routes
 from kvserver.http.idempotency import mark_request
 from kvserver.http.responses import Headers
@@ -22,6 +25,7 @@ from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.fields import HeaderFields, read_fields, split_off_key
+from kvserver.web.hot.hot_batch import HotBatch, write_answer
 from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
 from kvserver.web.limits.load import LARGE_ANSWER
 from kvserver.web.ports import IDLE_S, ConnectionPort
@@ -35,6 +39,9 @@ _REQUEST = re.compile(
     rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
     rb" HTTP/1\.1\r\n"
 )
+_BATCH: Final = f"POST {routes.BATCH} HTTP/1.1\r\n".encode()
+_LARGEST_BATCH: Final = 64 << 10
+"""Bytes of a batch that may be executed here."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
 _unpack = HEADER.unpack_from
@@ -59,7 +66,7 @@ class HotPath:
         """
         request = _REQUEST.match(data)
         if request is None:
-            return False
+            return data.startswith(_BATCH) and self._take_batch(connection, data)
         begun_at, begin = perf_counter(), request.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
         block = data[begin:end]
@@ -104,6 +111,38 @@ class HotPath:
             write = HotRemoval(connection, path, at_root, fields, begun_at, grants, delete, size, self._store)
         connection.answering = write
         self._store.enqueue(key, write)
+        return True
+
+    def _take_batch(self, connection: ConnectionPort, data: bytes) -> bool:
+        """Do what `take` does with a batch."""
+        begun_at, begin, context = perf_counter(), len(_BATCH), self._context
+        end = data.find(b"\r\n\r\n", begin - 2) + 2
+        block = data[begin:end]
+        fields = self._blocks.get(block) or self._read_block(block)
+        if fields is None or fields.idempotency_key or not self._load.accepts_hot_path:
+            return False
+        length, small_batches = fields.length, context.small_batches
+        if len(data) != end + 2 + length or length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
+            return False
+        if self._load.bytes_held + length > self._load.relaxed_bytes:
+            return False
+        grants = None
+        if context.tokens.required:
+            try:
+                grants = context.tokens.authenticate(fields.authorization)
+            except Unauthorized:
+                return False
+        answer = small_batches.take(
+            fields.content_type, data[end + 2 :], grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
+        )
+        if isinstance(answer, bytes):
+            write_answer(connection, fields, answer, begun_at)
+            connection.deadline = context.clock + IDLE_S
+            return True
+        if answer is None:
+            return False
+        connection.answering = batch = HotBatch(connection, fields, begun_at, grants)
+        batch.start(answer)
         return True
 
     def _mark_write(self, method: bytes, key: bytes, fields: HeaderFields, grants: Grants | None, body: bytes) -> Once:
