@@ -18,7 +18,7 @@ from kvserver.description.resources import (
     SearchIndex,
 )
 from kvserver.http import routes as target
-from kvserver.rest.batch import BatchResource
+from kvserver.rest.batch import BatchResource, SmallBatchRoad
 from kvserver.rest.kv import KeyOfVersion1
 from kvserver.rest.many import Many
 from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
@@ -53,6 +53,7 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.KV, KeyOfVersion1(store, context))
     routes.add_route(target.MANY, Many(store, context))
     routes.add_route(target.BATCH, BatchResource(store, context))
+    context.small_batches = SmallBatchRoad(store, context)
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, context.tokens), context.tokens))
     routes.add_route(target.WHOAMI, WhoAmI(context.tokens))
     routes.add_route(target.STATUS, Status(board, read_states))

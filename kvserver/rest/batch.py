@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
@@ -43,10 +43,13 @@ from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
     PATCHED_BYTES,
+    SMALL_OPS,
     AtomicBatch,
+    Delete,
     Done,
     Failed,
     Get,
+    Incr,
     OfOne,
     OfOneKey,
     Once,
@@ -55,11 +58,17 @@ from shards.wire.protocol import (
     Replayed,
     Reply,
     Results,
+    Touch,
     Value,
 )
 
 JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
+_FORMATS: Final = {JSON: batches.JSON} | dict.fromkeys(MESSAGE_PACK, batches.MESSAGE_PACK)
+_CHANGES: Final = frozenset((Put, Delete, Touch, Incr))
+"""Operations whose answers are small."""
+_SMALL_GETS: Final = 64 << 10
+"""Bytes of values up to which gets are answered by the hot path."""
 _PORTION: Final = 500
 """Operations that are read before other requests get their turn."""
 _SMALL: Final = 128 << 10
@@ -68,6 +77,51 @@ _RESULT_BYTES: Final = 160
 """Bytes of a result without a value, at most."""
 _PART: Final = 256 << 10
 """About how many bytes of a large answer are given to its client at a time."""
+
+
+class SmallBatchRoad:
+    """Executes small batches for the hot path: gets alone, or puts, deletes, touches and increments, each on its own.
+
+    Everything else is left to `BatchResource`, also answers that may have a coding.
+    """
+
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
+
+    def take(
+        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None, accept_encoding: str
+    ) -> bytes | Awaitable[bytes] | None:
+        """Return the body of the answer, or what waits for it; None, with nothing done, if the batch has to take the
+        ordinary path."""
+        format = _FORMATS.get(content_type)
+        if format is None or (accept_encoding and compression.choose_coding(accept_encoding) is not None):
+            return None
+        read = format.read_small(body, 0)
+        if read is None or read[1] or not 0 < len(read[0]) <= SMALL_OPS:
+            return None
+        operations, kinds = read[0], set(map(type, read[0]))
+        answer = BatchAnswer(format, grants, self._context, quota, False)
+        if not answer.asks_all and any(map(answer.find_refusal, operations)):
+            return None
+        if kinds == {Get}:
+            return self._answer_gets(operations, answer)
+        return self._execute(operations, answer) if kinds <= _CHANGES else None
+
+    def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer) -> bytes | None:
+        """Answer from the maps; None if the values are not small, or too much waits for clients."""
+        if self._context.load.answers_full(answer.quota):
+            return None
+        replies = self._store.look_up(operations, _SMALL_GETS)
+        if replies is None:
+            return None
+        for operation, reply in zip(operations, replies, strict=True):
+            answer.add(operation, reply)
+        return answer.encode_results()
+
+    async def _execute(self, operations: list[OfOneKey], answer: BatchAnswer) -> bytes:
+        for operation, reply in zip(operations, await self._store.execute(operations), strict=True):
+            answer.add(operation, reply)
+        return answer.encode_results()
 
 
 class BatchResource:
@@ -243,6 +297,7 @@ class BatchAnswer:
     """The answer to a batch while it is made: its results, in order, and the limits on its size.
 
     Attributes:
+        quota: of the address that the answer is charged to.
         replayed: whether any result is of an operation that was done before.
         full: no further value is included: gets are `answer_too_large` from now on.
     """
@@ -250,8 +305,7 @@ class BatchAnswer:
     def __init__(
         self, format: Format, grants: Grants, context: WorkerContext, quota: Quota | None, reads_only: bool
     ) -> None:
-        """`quota`: of the address that the answer is charged to."""
-        self._quota = quota
+        self.quota = quota
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._context, self._reads_only = context, reads_only
         self._unrestricted = grants is EVERYTHING
@@ -263,9 +317,9 @@ class BatchAnswer:
         """Charge bytes of the answer to its address. Raises `Overloaded` if too much waits for clients, and the batch
         changes nothing."""
         self._held += size
-        self._context.load.owe_bytes(self._quota, size)
+        self._context.load.owe_bytes(self.quota, size)
         if self._reads_only:
-            self._context.load.check_answer_budget(self._quota, self._held)
+            self._context.load.check_answer_budget(self.quota, self._held)
 
     def charge_values(self) -> None:
         """Charge the bytes of all values so far that are not charged yet. Raises what `charge_bytes` does."""
@@ -273,7 +327,7 @@ class BatchAnswer:
 
     def release_bytes(self) -> None:
         """End the charge: the connection charges for the answer from now on, or its client has taken it, or is gone."""
-        self._context.load.owe_bytes(self._quota, -self._held)
+        self._context.load.owe_bytes(self.quota, -self._held)
         self._held = 0
 
     def recheck_grants(self) -> None:

@@ -139,6 +139,22 @@ class StoreClient:
         """Return what `get` does, without the value. Reports nothing. Raises `Unavailable`."""
         return self.maps.describe(key)
 
+    def look_up(self, gets: Sequence[OfOneKey], most_bytes: int) -> list[Reply] | None:
+        """Return what the shards would reply to `gets`, as `execute` does; None, with nothing reported, if their values
+        have more than `most_bytes`."""
+        now, left = self.board.now(), most_bytes
+        replies: list[Reply] = []
+        for get in gets:
+            assert isinstance(get, Get)
+            reply = self.maps.look_up(get.key, now, get.condition)
+            if type(reply) is Value:
+                left -= len(reply.value)
+            if left < 0:
+                return None
+            replies.append(reply)
+        self._report_all(gets, replies, 0)
+        return replies
+
     def record_read(self, key: bytes, there: bool) -> None:
         """Record that `key` was read from `maps`: protect it from eviction if it is `there`, and report the read."""
         if there:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from time import perf_counter
 from typing import Any, Final, Protocol
 
 from uvicorn.server import ServerState
 
+from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from kvserver.http.origins import Pages
 from kvserver.http.proxies import Proxies
@@ -16,7 +17,7 @@ from kvserver.http.reports.access_log import AccessLog
 from kvserver.http.reports.counting import Counts
 from kvserver.http.responses import ResponseHeads
 from kvserver.settings import ServerSettings
-from kvserver.web.limits.address_quotas import QuotaLimits
+from kvserver.web.limits.address_quotas import Quota, QuotaLimits
 from kvserver.web.limits.load import WorkerLoad
 from shards.host.board import Board, WorkerRow
 from shards.wire.errors import KVError
@@ -30,6 +31,17 @@ class FastPath(Protocol):
 
     def take(self, connection: Any, data: bytes) -> bool:
         """Answer `data`, or return False and do nothing."""
+        ...
+
+
+class SmallBatches(Protocol):
+    """Executes small batches: see `rest.batch`."""
+
+    def take(
+        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None, accept_encoding: str
+    ) -> bytes | Awaitable[bytes] | None:
+        """Return the body of the answer, or what waits for it; None, with nothing done, if the batch has to take the
+        ordinary path."""
         ...
 
 
@@ -50,6 +62,7 @@ class WorkerContext(ServerState):
         max_value, max_batch: bytes of the largest value, and of the largest batch.
         find_refusal: returns the error that the application will answer a request with whatever its body is, given the
             request's ASGI scope; None if there is no such error.
+        small_batches: is offered small batches by the hot path, if set.
         hot_path: is offered every buffer that begins with a request, if set.
         access_log: is called for every answered request, if set.
     """
@@ -73,6 +86,7 @@ class WorkerContext(ServerState):
         self.clock, self.unix_ms = 0.0, 0
         self.heads = ResponseHeads(False, pages.origins.all), ResponseHeads(True, pages.origins.all)
         self.find_refusal: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
+        self.small_batches: SmallBatches | None = None
         self.hot_path: FastPath | None = None
         self.access_log: AccessLog | None = None
 

@@ -9,6 +9,9 @@ revisions.
 What a request of version 1 means is decided by `kvserver.one_key` for both paths, and here by `one_key`. A GET, PUT or
 DELETE without a query and without fields that vary is *plain*, as most are, and takes a short way to the same.
 
+A small batch that is not atomic, of gets alone or of puts, deletes, touches and increments, is taken as well:
+`WorkerContext.small_batches` executes it by the code that `/v1/batch` uses, without Falcon.
+
 Clients repeat their header fields from request to request: the meaning of a block of them is remembered. Fields that
 vary are split off it first.
 """
@@ -19,13 +22,14 @@ import re
 from time import perf_counter
 from typing import Final
 
-from kvserver.access.grants import Grants
+from kvserver.access.grants import EVERYTHING, Grants
 from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.fields import HeaderFields, read_fields, split_varying
+from kvserver.web.hot.hot_batch import HotBatch, write_answer
 from kvserver.web.hot.hot_request import HotRequest, format_lines
 from kvserver.web.hot.hot_write import KeyChange, RootWrite
 from kvserver.web.hot.one_key import LONGEST_RECORD, OneKeyRoad, find_item, has_room
@@ -43,6 +47,9 @@ _REQUEST = re.compile(
     rb"(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,512}))?"
     rb" HTTP/1\.1\r\n"
 )
+_BATCH: Final = f"POST {routes.BATCH} HTTP/1.1\r\n".encode()
+_LARGEST_BATCH: Final = 64 << 10
+"""Bytes of a batch that may be executed here."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
 _PLAIN: Final = frozenset((b"GET", b"PUT", b"DELETE"))
@@ -68,7 +75,7 @@ class HotPath:
         """
         found = _REQUEST.match(data)
         if found is None:
-            return False
+            return data.startswith(_BATCH) and self._take_batch(connection, data)
         begun_at, begin = perf_counter(), found.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
         block, varying = data[begin - 2 : end], _NONE_VARIES
@@ -112,6 +119,36 @@ class HotPath:
         write = (RootWrite if at_root else KeyChange)(request, self._store, grants, change, len(key) + fields.length)
         connection.answering = write
         self._store.enqueue(key, write)
+        return True
+
+    def _take_batch(self, connection: ConnectionPort, data: bytes) -> bool:
+        """Do what `take` does with a batch."""
+        begun_at, begin, context = perf_counter(), len(_BATCH), self._context
+        end = data.find(b"\r\n\r\n", begin - 2) + 2
+        fields, varying = self._read_block(data[begin - 2 : end])
+        if fields is None or varying or not self._load.accepts_hot_path:
+            return False
+        length, small_batches = fields.length, context.small_batches
+        if len(data) != end + 2 + length or length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
+            return False
+        if self._load.bytes_held + length > self._load.relaxed_bytes:
+            return False
+        grants = None
+        if context.tokens.required:
+            grants = self._find_grants(fields.authorization)
+            if grants is None:
+                return False
+        answer = small_batches.take(
+            fields.stored_type, data[end + 2 :], grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
+        )
+        if isinstance(answer, bytes):
+            write_answer(connection, fields, answer, begun_at)
+            connection.deadline = context.clock + IDLE_S
+            return True
+        if answer is None:
+            return False
+        connection.answering = batch = HotBatch(connection, fields, begun_at, grants)
+        batch.start(answer)
         return True
 
     def _read_block(self, block: bytes) -> tuple[HeaderFields | None, dict[str, str]]:
