@@ -34,7 +34,7 @@ from shards.maps.storage import MapStorage
 from shards.wire.clock import Now, is_live
 from shards.wire.keys import shard_of, slot_of
 from shards.wire.outcomes import OutcomeRecord
-from shards.wire.protocol import DeleteEvent, Event, Outcome, PrefixMarked, PutEvent, changes, decode_record
+from shards.wire.protocol import DeleteEvent, Event, Outcome, PrefixMarked, PutEvent, TouchEvent, changes, decode_record
 
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""
@@ -110,7 +110,7 @@ class MapOwner:
     def find_entry(self, key: bytes) -> Entry | None:
         """Return the entry of `key`, expired or not; None if it has none. Any bytes are allowed.
 
-        What it sees is remembered, so that a put of the key need not look again.
+        What it sees is remembered, so that a put or a delete of the key need not look again.
         """
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()
@@ -345,7 +345,7 @@ def _apply_events(
             continue
         found = seen.pop(key, None) if seen else None
         old: memoryview | None = None
-        if found is not None and isinstance(change, PutEvent) and not (previous and revision in previous):
+        if found is not None and not isinstance(change, TouchEvent) and not (previous and revision in previous):
             header, old_size = found
         elif (old := get(key)) is not None:
             header, old_size = (touched.pop(key, None) if touched else None) or _unpack(old), len(old)
@@ -368,11 +368,11 @@ def _apply_events(
             size += len(key) + len(change.value)
             kind = change.content_type.encode()
             put(key, _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(kind)) + kind + change.value)
-        elif old is None or header is None:
+        elif header is None:
             continue  # deletes and touches of what is not there: a replay over a state that is ahead
         elif isinstance(change, DeleteEvent):
             txn.delete(key)
-        else:
+        elif old is not None:  # a touch
             if change.expires_ms:
                 expiring += 1
             size += len(key) + old_size - HEADER_SIZE - length
