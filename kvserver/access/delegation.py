@@ -23,8 +23,6 @@ MOST_SECONDS: Final = 3600
 """The longest lifetime."""
 MOST_GRANTS: Final = 16
 """Prefixes in one text."""
-MOST_PREFIX_BYTES: Final = 1024
-"""Bytes of all its prefixes: they travel with each request."""
 BEGINNING: Final = b"kvd_"
 
 _CODE_BYTES: Final = 32

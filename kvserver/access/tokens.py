@@ -187,14 +187,14 @@ class Tokens:
             raise InvalidToken
         return current
 
-    def hand_on(self, grants: Grants, allowed: Iterable[tuple[Verb, bytes]], seconds: int) -> tuple[str, int]:
+    def hand_on(self, grants: Grants, allowed: Iterable[tuple[Verb, bytes]], seconds: float) -> tuple[str, int]:
         """Hand a part of the rights of a token's bearer on; return the text to send as a token, and when it ends.
 
         `allowed`: pairs of a verb and a prefix. `seconds`: how long they last; the end is in Unix milliseconds. Raises
         `Forbidden` if the bearer does not have them.
         """
         now = self._board.now()
-        part = grants.hand_on(allowed, now.steady_ms + seconds * 1000)
+        part = grants.hand_on(allowed, now.steady_ms + int(seconds * 1000))
         return self._signer.sign(part), part.ends_ms - now.behind_ms
 
     @property

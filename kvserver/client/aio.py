@@ -340,7 +340,7 @@ class AsyncClient(AsyncLiveVerbs):
         return await self._call(service.whoami())
 
     async def ticket(
-        self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: int | None = None
+        self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: float | None = None
     ) -> Ticket:
         """Return a password that a browser sends in place of the token.
 

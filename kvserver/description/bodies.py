@@ -285,7 +285,7 @@ _RESULT: Final = record(
 
 def make_body_schemas() -> dict[str, Schema]:
     """Return all schemas, by name."""
-    _, ticket = msgspec.json.schema_components([Asked], ref_template="#/components/schemas/{name}")
+    (ticket,), ticket_parts = msgspec.json.schema_components([Asked], ref_template="#/components/schemas/{name}")
     results = record("The results, in the order of the operations.", results=listed(ref("BatchResult")))
     return {
         "Problem": _problem_schema(),
@@ -293,8 +293,8 @@ def make_body_schemas() -> dict[str, Schema]:
         **_batch_schemas(),
         "BatchResult": _RESULT,
         "BatchAnswer": results,
-        "TicketRequest": ticket["Asked"],
-        "AskedGrant": ticket["AskedGrant"],
+        "TicketRequest": ticket,
+        **ticket_parts,
         "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
         "WhoAmI": record(
             "The bearer of a token.",

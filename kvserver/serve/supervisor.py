@@ -146,7 +146,7 @@ class Supervisor:
             self._scarcity.attempt("the check for stalled processes", lambda: self._kill_culprits(now))
 
     def _report_new_workers(self) -> None:
-        if self._is_announced:
+        if self._is_announced and self._settings.only is None:  # else their own supervisor tells
             for kind, pid in self._new_workers.find_new():
                 log.info("a new %s is up (pid %d)", kind, pid)
 

@@ -115,7 +115,8 @@ def test_a_time_that_cannot_be_is_named_and_counts_as_the_nearest(
 ) -> None:
     clock.set_ahead(round((year - 1970) * 365.2425 * DAY_S - time.time()))
     server.start()
-    assert server.log().count(f"which counts as {counts_as}") == 1 == len(server.log().splitlines()), server.log()
+    warned = [line for line in server.log().splitlines() if " INFO " not in line]
+    assert len(warned) == 1 and f"which counts as {counts_as}" in warned[0], server.log()
     with server.client() as client:
         assert client.put("/v1/kv/kept?ttl=315360000", content=b"v").status_code == 201
         cursor = client.get("/v1/feed?snapshot=true").json()["cursor"]

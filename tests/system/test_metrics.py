@@ -460,7 +460,7 @@ def test_every_query_of_the_dashboard_and_the_rules_has_an_answer(server: Server
 
 def is_scraped(client: httpx.Client) -> bool:
     try:
-        found = client.get("/query", params={"query": 'up{job="kvserver"} == 1'}).json()["data"]["result"]
+        found = client.get("/query", params={"query": 'up{job="kvserver"} == 1'}).raise_for_status().json()
     except httpx.HTTPError:  # it starts
         return False
-    return bool(found)
+    return bool(found["data"]["result"])

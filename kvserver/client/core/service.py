@@ -40,7 +40,7 @@ def ready() -> Call[bool]:
     return Call("GET", "/health/ready", _is_ready, accepts=frozenset((503,)))
 
 
-def ticket(purpose: TicketFor, prefix: str, grants: Sequence[Grant] | None, ttl: int | None) -> Call[Ticket]:
+def ticket(purpose: TicketFor, prefix: str, grants: Sequence[Grant] | None, ttl: float | None) -> Call[Ticket]:
     """Return the call that asks for a ticket; `prefix` is put before those of `grants`. Raises `BadRequest`."""
 
     def read(answer: Answer) -> Ticket:

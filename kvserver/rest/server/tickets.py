@@ -8,8 +8,8 @@ import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Meta
 
-from kvserver.access.delegation import MOST_GRANTS, MOST_PREFIX_BYTES, MOST_SECONDS
-from kvserver.access.grants import Grants, Verb
+from kvserver.access.delegation import MOST_GRANTS, MOST_SECONDS
+from kvserver.access.grants import Grants
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens
 from kvserver.api import query
@@ -17,6 +17,7 @@ from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
 from kvserver.rest import bodies
 from shards.wire.errors import BadRequest
+from shards.wire.keys import MAX_KEY
 
 JSON: Final = "application/json"
 DEFAULT_SECONDS: Final = 300
@@ -25,22 +26,27 @@ DEFAULT_SECONDS: Final = 300
 class AskedGrant(msgspec.Struct, forbid_unknown_fields=True):
     """What is asked for on the keys that start with a prefix."""
 
-    prefix: Annotated[str, Meta(max_length=MOST_PREFIX_BYTES)]
-    allow: Annotated[list[Verb], Meta(min_length=1, max_length=4)]
+    prefix: Annotated[str, Meta(max_length=MAX_KEY)]
+    allow: Annotated[list[Literal["read", "write", "feed"]], Meta(min_length=1, max_length=3)]
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True, rename={"kind": "for"}):
-    """The body of a request for a ticket.
+class ForSse(msgspec.Struct, forbid_unknown_fields=True, tag_field="for", tag="sse"):
+    """A ticket for an EventSource."""
 
-    Attributes:
-        kind: what it is for. The other members belong to `kv`.
-        ttl: seconds.
-    """
 
-    kind: Literal["sse", "websocket", "kv"]
-    grants: Annotated[list[AskedGrant], Meta(min_length=1, max_length=MOST_GRANTS)] | None = None
-    ttl: Annotated[int, Meta(ge=1, le=MOST_SECONDS)] | None = None
+class ForWebSocket(msgspec.Struct, forbid_unknown_fields=True, tag_field="for", tag="websocket"):
+    """A ticket for a WebSocket."""
 
+
+class ForRequests(msgspec.Struct, forbid_unknown_fields=True, tag_field="for", tag="kv"):
+    """A ticket for requests and feeds. `ttl`: seconds."""
+
+    grants: Annotated[list[AskedGrant], Meta(min_length=1, max_length=MOST_GRANTS)]
+    ttl: Annotated[float, Meta(ge=1, le=MOST_SECONDS)] = DEFAULT_SECONDS
+
+
+Asked = ForSse | ForWebSocket | ForRequests
+"""The body of a request for a ticket."""
 
 _decode = msgspec.json.Decoder(Asked).decode
 
@@ -63,21 +69,11 @@ class TicketOffice:
         resp.data = msgspec.json.encode({"ticket": text, "expires": rfc3339(expires_ms)})
 
     def _issue(self, grants: Grants, asked: Asked) -> tuple[str, int]:
-        """Return a ticket, and when it ends, in Unix milliseconds. Raises `BadRequest` and what its issuer raises."""
-        if asked.kind != "kv":
-            if asked.grants is not None or asked.ttl is not None:
-                raise BadRequest(
-                    f"grants and ttl belong to a ticket for kv: one for {asked.kind} has those of its token"
-                )
-            return self._tickets.issue(grants, asked.kind)
-        if asked.grants is None:
-            raise BadRequest("a ticket for kv needs grants: which prefixes, and what is allowed on them")
-        pairs = [(verb, each.prefix.encode()) for each in asked.grants for verb in each.allow]
-        if any(verb == "admin" and prefix for verb, prefix in pairs):
-            raise BadRequest('admin concerns the whole server: ask for it with prefix ""')
-        if sum(len(each.prefix.encode()) for each in asked.grants) > MOST_PREFIX_BYTES:
-            raise BadRequest(f"the prefixes of a ticket may have {MOST_PREFIX_BYTES} bytes in all")
-        return self._tokens.hand_on(grants, pairs, DEFAULT_SECONDS if asked.ttl is None else asked.ttl)
+        """Return a ticket, and when it ends, in Unix milliseconds. Raises what its issuer raises."""
+        if isinstance(asked, ForRequests):
+            pairs = [(verb, each.prefix.encode()) for each in asked.grants for verb in each.allow]
+            return self._tokens.hand_on(grants, pairs, asked.ttl)
+        return self._tickets.issue(grants, "sse" if isinstance(asked, ForSse) else "websocket")
 
 
 def _read(body: bytes) -> Asked:
