@@ -348,7 +348,7 @@ class Client(LiveVerbs):
         """Return whose token this client sends, and what it may do."""
         return self._call(service.whoami())
 
-    def ticket(self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: int | None = None) -> Ticket:
+    def ticket(self, purpose: TicketFor, *, grants: Sequence[Grant] | None = None, ttl: float | None = None) -> Ticket:
         """Return a password that a browser sends in place of the token.
 
         One for `sse` or `websocket` opens one connection to the feed within 30 seconds. One for `kv` is sent as a token
