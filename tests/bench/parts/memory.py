@@ -14,9 +14,9 @@ from tests.bench.contenders import Contender, KVServer, Webdis
 from tests.bench.measure import Findings, Round, Target, latencies
 from tests.bench.parts import VALUE, Bench, names
 
-RATIO = 2.5
+RATIO = 1.5
 """How many times the memory of Redis may be taken."""
-RESTART_S = 3.0
+RESTART_S = 1.0
 """How long a shard with all keys may be away."""
 
 
