@@ -102,11 +102,11 @@ class Walk(Generic[Item]):
         nearest = max if reverse else min
         for _ in range(steps):
             key = nearest(heads) if heads else None
-            if key is not None and not key.startswith(self._part) and self._enter_next():
-                heads.clear()
-                self._place_cursors(heads, cursors)
-                continue
             if key is None or not key.startswith(self._part):
+                if key is not None and self._enter_next():
+                    heads.clear()
+                    self._place_cursors(heads, cursors)
+                    continue
                 self.done = True
                 return
             folded = self._fold_key(key) if delimiters else None

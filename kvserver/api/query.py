@@ -63,7 +63,8 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
     for part in query.split(b"&") if query else ():
         if not part:
             continue
-        name, _, value = map(_decode_text, part.partition(b"="))
+        name_text, _, value_text = part.partition(b"=")
+        name, value = _decode_text(name_text), _decode_text(value_text)
         parameter = allowed.get(name)
         if parameter is None:
             known = ", ".join(allowed) or "none"
@@ -81,6 +82,8 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
 
 
 def _decode_text(text: bytes) -> str:
+    if b"%" not in text and b"+" not in text and text.isascii():  # as most are: it stands for itself
+        return text.decode()
     if _MALFORMED.search(text):
         raise BadRequest("the query has a % that is not followed by two hexadecimal digits")
     try:
@@ -104,9 +107,10 @@ def whole_number(low: int, high: int) -> Kind:
     """Whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
-        if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
+        number = int(text) if _INTEGER.fullmatch(text) else None
+        if number is None or not low <= number <= high:
             raise BadRequest(f"expected an integer from {low} to {high}")
-        return int(text)
+        return number
 
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -14,13 +13,11 @@ from falcon.asgi import Request, Response
 from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.api import query
-from kvserver.api.batch_answers import show_value
 from kvserver.api.listing import ListRange, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
-from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS, QUOTA
-from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
+from kvserver.rest.pages import ListedItem, describe_item, encode_page
 from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
 from kvserver.store.maps import PAGE_KEYS
@@ -152,15 +149,9 @@ class Many:
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
-        rows = walk.take_rows()
-        page = {
-            "items": [describe_item(name, item, given.get("values", False)) for name, item in rows if item is not None],
-            "prefixes": [name.decode() for name, item in rows if item is None],
-            "next": None if walk.done else rows[-1][0].decode(),
-        }
-        if not walk.done:
-            resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
-        return _encoder.encode(page)
+        headers, body = encode_page(walk, given)
+        resp.set_headers(headers)
+        return body
 
     async def _count_rows(self, wanted: ListRange) -> int:
         count = 0
@@ -237,39 +228,18 @@ class Many:
         return count, True
 
 
-def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
-    """Return an item of a list as a JSON object."""
-    shown: dict[str, Any] = {
-        "key": name.decode(),
-        "revision": item.revision,
-        "size": item.size,
-        "content_type": item.content_type or OCTETS,
-        "created": rfc3339(item.created_ms),
-        "modified": rfc3339(item.modified_ms),
-        "expires": rfc3339(item.expires_ms) if item.expires_ms else None,
-    }
-    if values:
-        field, value = show_value(item.value)
-        shown[field] = value
-    return shown
-
-
-def _row_as_line(row: Row[Item], values: bool) -> dict[str, Any]:
+def _row_as_line(row: Row[Item], values: bool) -> ListedItem | dict[str, str]:
     name, item = row
     return {"prefix": name.decode()} if item is None else describe_item(name, item, values)
 
 
-def _next_target(given: dict[str, Any], last: bytes) -> str:
-    """Return the request target of the page that follows the row `last`."""
-    following = {**given, "before" if given.get("reverse") else "after": last}
-    texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
-    return "/v1/kv?" + urlencode(texts, doseq=True, quote_via=quote, safe="")
-
-
 def _wants_lines(accept: str) -> bool:
     """Whether `Accept` names `LINES` with a higher quality than JSON, or the same if it does not name JSON."""
+    accept = accept.lower()
+    if LINES not in accept:
+        return False
     liked: dict[str, float] = {}
-    for part in accept.lower().split(","):
+    for part in accept.split(","):
         name, *parameters = (text.strip() for text in part.split(";"))
         quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         try:
