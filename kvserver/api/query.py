@@ -69,10 +69,11 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
         if parameter is None:
             known = ", ".join(allowed) or "none"
             raise BadRequest(f"unknown query parameter {name[:64]!r}; known here: {known}")
-        if name in found and not parameter.repeats:
-            raise BadRequest(f"query parameter {name!r} is given twice")
-        if parameter.repeats and len(found.get(name, ())) >= parameter.most:
-            raise BadRequest(f"query parameter {name!r}: expected at most {parameter.most}")
+        if name in found:
+            if not parameter.repeats:
+                raise BadRequest(f"query parameter {name!r} is given twice")
+            if len(found[name]) >= parameter.most:
+                raise BadRequest(f"query parameter {name!r}: expected at most {parameter.most}")
         try:
             given = parameter.kind.read(value)
             found[name] = [*found.get(name, ()), given] if parameter.repeats else given

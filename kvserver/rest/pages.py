@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote_from_bytes
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -78,7 +78,7 @@ def next_target(given: dict[str, Any], last: bytes) -> str:
     """Return the request target of the page that follows the row `last` in the list of these parameters."""
     following = {**given, "before" if given.get("reverse") else "after": last}
     texts = [
-        f"{name}={quote(each, safe='') if isinstance(each, bytes) else str(each).lower()}"
+        f"{name}={quote_from_bytes(each, '') if isinstance(each, bytes) else str(each).lower()}"
         for name, value in following.items()
         for each in (value if isinstance(value, list) else (value,))
     ]
