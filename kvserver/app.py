@@ -20,7 +20,7 @@ from kvserver.description.resources import (
 from kvserver.http import routes as target
 from kvserver.rest.batch import BatchResource, SmallBatchRoad
 from kvserver.rest.kv import KeyOfVersion1
-from kvserver.rest.many import Many
+from kvserver.rest.many import Many, SmallListRoad
 from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
 from kvserver.rest.routing import App, Foresight, Routes, add_error_handlers
 from kvserver.rest.server.status import Live, Ready, Status
@@ -52,6 +52,7 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.FEED, Feed())
     routes.add_route(target.KV, KeyOfVersion1(store, context))
     routes.add_route(target.MANY, Many(store, context))
+    context.small_lists = SmallListRoad(store)
     routes.add_route(target.BATCH, BatchResource(store, context))
     context.small_batches = SmallBatchRoad(store, context)
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, context.tokens), context.tokens))

@@ -70,6 +70,7 @@ class Walk(Generic[Item]):
 
     Attributes:
         rows: read and not taken.
+        bytes_read: of the values in `rows`.
         done: all rows were read.
         full: the next row did not fit; `take_rows` makes room.
     """
@@ -80,7 +81,7 @@ class Walk(Generic[Item]):
         self._limit, self._max_bytes = limit, max_bytes
         self.rows: list[Row[Item]] = []
         self.done = self.full = False
-        self._bytes = 0
+        self.bytes_read = 0
         self._at = self._highest_start() if wanted.reverse else self._lowest_start()  # seek's argument
         parts = wanted.parts or (wanted.prefix,)
         self._parts = deque(reversed(parts) if wanted.reverse else parts)
@@ -90,7 +91,7 @@ class Walk(Generic[Item]):
     def take_rows(self) -> list[Row[Item]]:
         """Take the rows read so far, which makes room for as many again."""
         rows, self.rows = self.rows, []
-        self._bytes, self.full = 0, False
+        self.bytes_read, self.full = 0, False
         return rows
 
     def advance(self, cursors: Sequence[KeyCursor[Item]], steps: int) -> None:
@@ -102,11 +103,11 @@ class Walk(Generic[Item]):
         nearest = max if reverse else min
         for _ in range(steps):
             key = nearest(heads) if heads else None
-            if key is not None and not key.startswith(self._part) and self._enter_next():
-                heads.clear()
-                self._place_cursors(heads, cursors)
-                continue
             if key is None or not key.startswith(self._part):
+                if key is not None and self._enter_next():
+                    heads.clear()
+                    self._place_cursors(heads, cursors)
+                    continue
                 self.done = True
                 return
             folded = self._fold_key(key) if delimiters else None
@@ -117,12 +118,12 @@ class Walk(Generic[Item]):
             size = cursor.size()
             if size is None:
                 self._pass_key(heads, key)
-            elif self.rows and (len(self.rows) >= self._limit or self._bytes + size > self._max_bytes):
+            elif self.rows and (len(self.rows) >= self._limit or self.bytes_read + size > self._max_bytes):
                 self.full = True
                 return
             elif folded is None:
                 self.rows.append((key, cursor.item()))
-                self._bytes += size
+                self.bytes_read += size
                 self._pass_key(heads, key)
             else:
                 self.rows.append((folded, None))

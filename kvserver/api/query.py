@@ -63,15 +63,17 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
     for part in query.split(b"&") if query else ():
         if not part:
             continue
-        name, _, value = map(_decode_text, part.partition(b"="))
+        name_text, _, value_text = part.partition(b"=")
+        name, value = _decode_text(name_text), _decode_text(value_text)
         parameter = allowed.get(name)
         if parameter is None:
             known = ", ".join(allowed) or "none"
             raise BadRequest(f"unknown query parameter {name[:64]!r}; known here: {known}")
-        if name in found and not parameter.repeats:
-            raise BadRequest(f"query parameter {name!r} is given twice")
-        if parameter.repeats and len(found.get(name, ())) >= parameter.most:
-            raise BadRequest(f"query parameter {name!r}: expected at most {parameter.most}")
+        if name in found:
+            if not parameter.repeats:
+                raise BadRequest(f"query parameter {name!r} is given twice")
+            if len(found[name]) >= parameter.most:
+                raise BadRequest(f"query parameter {name!r}: expected at most {parameter.most}")
         try:
             given = parameter.kind.read(value)
             found[name] = [*found.get(name, ()), given] if parameter.repeats else given
@@ -81,6 +83,8 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
 
 
 def _decode_text(text: bytes) -> str:
+    if b"%" not in text and b"+" not in text and text.isascii():  # as most are: it stands for itself
+        return text.decode()
     if _MALFORMED.search(text):
         raise BadRequest("the query has a % that is not followed by two hexadecimal digits")
     try:
@@ -104,9 +108,10 @@ def whole_number(low: int, high: int) -> Kind:
     """Whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
-        if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
+        number = int(text) if _INTEGER.fullmatch(text) else None
+        if number is None or not low <= number <= high:
             raise BadRequest(f"expected an integer from {low} to {high}")
-        return int(text)
+        return number
 
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 

@@ -81,11 +81,17 @@ def parse_expires(text: str) -> int:
 
 def rfc3339(unix_ms: int) -> str:
     """Return a time as `2026-11-22T11:40:00.123Z`; for times after the year 9999, its last millisecond."""
-    minutes, rest_ms = divmod(min(unix_ms, _LAST_MS), 60_000)
-    return f"{_format_minute(minutes)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
+    unix_ms = min(unix_ms, _LAST_MS)
+    return f"{_format_second(unix_ms // 1000)}.{unix_ms % 1000:03}Z"
 
 
 @lru_cache(4096)  # lists are full of times that lie close together
+def _format_second(unix_s: int) -> str:
+    minutes, seconds = divmod(unix_s, 60)
+    return f"{_format_minute(minutes)}:{seconds:02}"
+
+
+@lru_cache(4096)
 def _format_minute(minutes: int) -> str:
     return (_EPOCH + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M")
 

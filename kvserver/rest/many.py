@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final
-from urllib.parse import quote, urlencode
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -14,18 +13,18 @@ from falcon.asgi import Request, Response
 from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.api import query
-from kvserver.api.batch_answers import show_value
 from kvserver.api.listing import ListRange, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
-from kvserver.api.times import rfc3339
+from kvserver.http import compression
 from kvserver.http.scope import GRANTS, QUOTA
-from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
+from kvserver.rest.pages import ListedItem, describe_item, encode_page
 from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
 from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.load import LARGE_ANSWER
+from shards.host.board import Board
 from shards.maps.layout import Item
 from shards.maps.reader import PAGE_BYTES
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
@@ -60,7 +59,12 @@ DELETE: Final = table(
     Parameter("all", FLAG, "Needed without a prefix: delete everything."),
     Parameter("cut", whole_number(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
 )
+_CURSOR: Final = "kv-cursor"
 _LIMIT: Final = 100
+_SMALL_PAGE: Final = 100
+"""Most rows of a page of the hot path."""
+_SMALL_STEPS: Final = 2 * _SMALL_PAGE
+"""Keys that it looks at: expired ones are not rows."""
 _PORTION_BYTES: Final = 256 << 10
 
 _encoder = msgspec.json.Encoder()
@@ -72,6 +76,40 @@ class ForeignCut(Forbidden):
     hint = "Begin the delete again without `cut`, or use a token that grants `read` on the prefix."
 
 
+class SmallListRoad:
+    """Makes small pages of lists for the hot path. Everything else is left to `Many`, also answers that may have a
+    coding, and refusals."""
+
+    def __init__(self, store: StoreClient) -> None:
+        self._store = store
+
+    def take(
+        self, query: bytes, accept: str, accept_encoding: str, grants: Grants
+    ) -> tuple[list[tuple[str, str]], bytes] | None:
+        """Return the headers and the body of the answer; None, with nothing done, if the list has to take the ordinary
+        path."""
+        if accept_encoding and compression.choose_coding(accept_encoding) is not None:
+            return None
+        try:
+            asked = read_list(query, accept, grants)
+            if asked.lines or asked.counts or asked.limit > _SMALL_PAGE:
+                return None
+            cursor = format_cursor(self._store.board)
+            walk = Walk[Item](asked.wanted, asked.limit, LARGE_ANSWER)
+            self._store.maps.advance_walk(walk, values=asked.values, steps=_SMALL_STEPS)
+        except KVError:
+            return None
+        # A walk that stopped for the bytes of its values has fewer rows than it may; one for its steps is not full.
+        is_whole = walk.done or (walk.full and len(walk.rows) == asked.limit)
+        if not is_whole or walk.bytes_read >= LARGE_ANSWER:
+            return None
+        headers, body = encode_page(walk, asked.given)
+        if len(body) >= LARGE_ANSWER:
+            return None
+        report_list(self._store, asked.wanted)
+        return [(_CURSOR, cursor), ("content-type", JSON), *headers], body
+
+
 class Many:
     """`/v1/kv`"""
 
@@ -81,34 +119,18 @@ class Many:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
-        given = query.parse(req.scope["query_string"], LIST)
-        grants: Grants = req.scope[GRANTS]
-        prefix = given.get("prefix", b"")
-        parts = grants.prefixes_within("read", prefix)
-        if not parts:
-            grants.require_all("read", prefix)
-        wanted = ListRange(
-            prefix,
-            given.get("after") or None,
-            given.get("before") or None,
-            given.get("reverse", False),
-            tuple(filter(None, given.get("delimiter", ()))),
-            parts,
-        )
-        lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
-        if lines and "limit" in given:
-            raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
-        cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
-        resp.set_header("KV-Cursor", cursor)
-        self._store.report_activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
-        if lines:
-            await self._stream_lines(req, resp, wanted, given.get("values", False), cursor)
+        asked = read_list(req.scope["query_string"], req.get_header("Accept") or "", req.scope[GRANTS])
+        cursor = format_cursor(self._board)
+        resp.set_header(_CURSOR, cursor)
+        report_list(self._store, asked.wanted)
+        if asked.lines:
+            await self._stream_lines(req, resp, asked.wanted, asked.values, cursor)
             return
         resp.content_type = JSON
-        if given.get("count"):
-            body = _encoder.encode({"count": await self._count_rows(wanted)})
+        if asked.counts:
+            body = _encoder.encode({"count": await self._count_rows(asked.wanted)})
         else:
-            body = await self._make_page(resp, wanted, given)
+            body = await self._make_page(resp, asked)
             if len(body) >= LARGE_ANSWER:
                 self._context.load.check_answer_budget(req.scope[QUOTA])
         await answer_body(req, resp, body, JSON)
@@ -145,22 +167,16 @@ class Many:
 
     # Lists
 
-    async def _make_page(self, resp: Response, wanted: ListRange, given: dict[str, Any]) -> bytes:
-        walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
+    async def _make_page(self, resp: Response, asked: AskedList) -> bytes:
+        walk = Walk[Item](asked.wanted, asked.limit, PAGE_BYTES)
         while True:
-            self._store.maps.advance_walk(walk, values=given.get("values", False))
+            self._store.maps.advance_walk(walk, values=asked.values)
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
-        rows = walk.take_rows()
-        page = {
-            "items": [describe_item(name, item, given.get("values", False)) for name, item in rows if item is not None],
-            "prefixes": [name.decode() for name, item in rows if item is None],
-            "next": None if walk.done else rows[-1][0].decode(),
-        }
-        if not walk.done:
-            resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
-        return _encoder.encode(page)
+        headers, body = encode_page(walk, asked.given)
+        resp.set_headers(headers)
+        return body
 
     async def _count_rows(self, wanted: ListRange) -> int:
         count = 0
@@ -237,39 +253,79 @@ class Many:
         return count, True
 
 
-def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
-    """Return an item of a list as a JSON object."""
-    shown: dict[str, Any] = {
-        "key": name.decode(),
-        "revision": item.revision,
-        "size": item.size,
-        "content_type": item.content_type or OCTETS,
-        "created": rfc3339(item.created_ms),
-        "modified": rfc3339(item.modified_ms),
-        "expires": rfc3339(item.expires_ms) if item.expires_ms else None,
-    }
-    if values:
-        field, value = show_value(item.value)
-        shown[field] = value
-    return shown
+class AskedList(NamedTuple):
+    """What a GET asks for.
+
+    Attributes:
+        given: its parameters.
+        wanted: the rows.
+        lines: whether they are streamed as lines.
+    """
+
+    given: dict[str, Any]
+    wanted: ListRange
+    lines: bool
+
+    @property
+    def limit(self) -> int:
+        """The most rows of a page."""
+        limit: int = self.given.get("limit", _LIMIT)
+        return limit
+
+    @property
+    def values(self) -> bool:
+        """Whether values are sent, too."""
+        return bool(self.given.get("values"))
+
+    @property
+    def counts(self) -> bool:
+        """Whether the answer is only how many rows there are."""
+        return bool(self.given.get("count"))
 
 
-def _row_as_line(row: Row[Item], values: bool) -> dict[str, Any]:
+def read_list(query_string: bytes, accept: str, grants: Grants) -> AskedList:
+    """Read what a client of these rights asks for. Raises `BadRequest`, `Forbidden`."""
+    given = query.parse(query_string, LIST)
+    prefix = given.get("prefix", b"")
+    parts = grants.prefixes_within("read", prefix)
+    if not parts:
+        grants.require_all("read", prefix)
+    wanted = ListRange(
+        prefix,
+        given.get("after") or None,
+        given.get("before") or None,
+        given.get("reverse", False),
+        tuple(filter(None, given.get("delimiter", ()))),
+        parts,
+    )
+    lines = not given.get("count") and _wants_lines(accept)
+    if lines and "limit" in given:
+        raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
+    return AskedList(given, wanted, lines)
+
+
+def format_cursor(board: Board) -> str:
+    """Return the place in the history whose changes a list made from now on certainly shows."""
+    return f"{board.facts.epoch}.{board.watermark()[1]}"
+
+
+def report_list(store: StoreClient, wanted: ListRange) -> None:
+    """Report a list to `/wal`."""
+    store.report_activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+
+
+def _row_as_line(row: Row[Item], values: bool) -> ListedItem | dict[str, str]:
     name, item = row
     return {"prefix": name.decode()} if item is None else describe_item(name, item, values)
 
 
-def _next_target(given: dict[str, Any], last: bytes) -> str:
-    """Return the request target of the page that follows the row `last`."""
-    following = {**given, "before" if given.get("reverse") else "after": last}
-    texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
-    return "/v1/kv?" + urlencode(texts, doseq=True, quote_via=quote, safe="")
-
-
 def _wants_lines(accept: str) -> bool:
     """Whether `Accept` names `LINES` with a higher quality than JSON, or the same if it does not name JSON."""
+    accept = accept.lower()
+    if LINES not in accept:
+        return False
     liked: dict[str, float] = {}
-    for part in accept.lower().split(","):
+    for part in accept.split(","):
         name, *parameters = (text.strip() for text in part.split(";"))
         quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Final
 
 from kvserver.api.listing import Walk
 from shards.host.board import Board
 from shards.keys.last_use import open_use_recorder
-from shards.maps.reader import Item, MapReader
+from shards.maps.reader import Item, MapCursor, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import PreconditionFailed, Unavailable
 from shards.wire.keys import shard_of
@@ -108,12 +108,17 @@ class StoreMaps:
         if self._record_use is not None:
             self._record_use(key, self._board.steady_ms())
 
-    def advance_walk(self, walk: Walk[Item], *, values: bool = False) -> None:
-        """Let `walk` read on, for one transaction."""
+    def advance_walk(self, walk: Walk[Item], *, values: bool = False, steps: int = PAGE_KEYS) -> None:
+        """Let `walk` read on, for one transaction, and look at `steps` keys at most."""
         now = self._board.now()
-        with ExitStack() as stack:
-            cursors = [stack.enter_context(reader.cursor(now, values=values)) for reader in self._readers]
-            walk.advance(cursors, PAGE_KEYS)
+        cursors: list[MapCursor] = []
+        try:
+            for reader in self._readers:
+                cursors.append(reader.open_cursor(now, values=values))  # noqa: PERF401  # closed if the next one fails
+            walk.advance(cursors, steps)
+        finally:
+            for cursor in cursors:
+                cursor.close()
 
     async def count_keys(
         self, prefix: bytes, after: bytes | None = None, before: bytes | None = None, cut: int | None = None

@@ -45,6 +45,17 @@ class SmallBatches(Protocol):
         ...
 
 
+class SmallLists(Protocol):
+    """Makes small pages of lists: see `rest.many`."""
+
+    def take(
+        self, query: bytes, accept: str, accept_encoding: str, grants: Grants
+    ) -> tuple[list[tuple[str, str]], bytes] | None:
+        """Return the headers and the body of the answer; None, with nothing done, if the list has to take the ordinary
+        path."""
+        ...
+
+
 class WorkerContext(ServerState):
     """One per worker, handed to every connection.
 
@@ -63,6 +74,7 @@ class WorkerContext(ServerState):
         find_refusal: returns the error that the application will answer a request with whatever its body is, given the
             request's ASGI scope; None if there is no such error.
         small_batches: is offered small batches by the hot path, if set.
+        small_lists: is offered lists by the hot path, if set.
         hot_path: is offered every buffer that begins with a request, if set.
         access_log: is called for every answered request, if set.
     """
@@ -87,6 +99,7 @@ class WorkerContext(ServerState):
         self.heads = ResponseHeads(False, pages.origins.all), ResponseHeads(True, pages.origins.all)
         self.find_refusal: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
         self.small_batches: SmallBatches | None = None
+        self.small_lists: SmallLists | None = None
         self.hot_path: FastPath | None = None
         self.access_log: AccessLog | None = None
 

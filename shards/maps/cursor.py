@@ -11,10 +11,14 @@ _unpack = HEADER.unpack_from
 
 
 class MapCursor:
-    """See `MapReader.cursor`. Expired keys are met, too. Each move returns the key there, or None."""
+    """See `MapReader.open_cursor`. Expired keys are met, too. Each move returns the key there, or None."""
 
     def __init__(self, txn: lmdb.Transaction[memoryview], database: lmdb._Database, now: Now, values: bool) -> None:
-        self._cursor, self._now, self._values = txn.cursor(database), now, values
+        self._txn, self._cursor, self._now, self._values = txn, txn.cursor(database), now, values
+
+    def close(self) -> None:
+        """End the transaction, and with it the use of this cursor."""
+        self._txn.abort()
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
@@ -30,7 +34,8 @@ class MapCursor:
 
     def next(self) -> bytes | None:
         """Go one up."""
-        return self._key_here(self._cursor.next())
+        cursor = self._cursor  # `_key_here`, unrolled: lists go up from key to key
+        return bytes(cursor.key()) if cursor.next() else None
 
     def prev(self) -> bytes | None:
         """Go one down."""
@@ -40,7 +45,7 @@ class MapCursor:
         """Return the bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
         self._record = record = self._cursor.value()
         _, _, expiry, _, _, length = _unpack(record)
-        if not is_live(expiry, self._now):
+        if expiry and not is_live(expiry, self._now):
             return None
         return len(record) - HEADER_SIZE - length if self._values else 0
 

@@ -244,13 +244,14 @@ def with_wall_times(item: Item, now: Now) -> Item:
     Nothing is shown as created or modified in the future, though the clock may have said so then (RFC 9110, section
     8.8.2.1).
     """
-    _, _, expiry, created_ms, modified_ms, *_ = item
-    if expiry >= 0 and modified_ms <= now.wall_ms and created_ms <= now.wall_ms:
+    _, _, expiry, created_ms, modified_ms, _, _, _ = item
+    wall_ms = now[0]
+    if expiry >= 0 and modified_ms <= wall_ms and created_ms <= wall_ms:
         return item
     return item._replace(
         expires_ms=unix_ms(expiry, now),
-        created_ms=min(created_ms, now.wall_ms),
-        modified_ms=min(modified_ms, now.wall_ms),
+        created_ms=min(created_ms, wall_ms),
+        modified_ms=min(modified_ms, wall_ms),
     )
 
 

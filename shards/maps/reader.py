@@ -6,8 +6,6 @@ transaction. No transaction lasts longer than one call, because an old one keeps
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -30,7 +28,7 @@ from shards.wire.clock import Now, is_live
 from shards.wire.errors import Unavailable
 from shards.wire.outcomes import OutcomeRecord
 
-__all__ = ["PAGE_BYTES", "Item", "MapReader"]
+__all__ = ["PAGE_BYTES", "Item", "MapCursor", "MapReader"]
 
 PAGE_BYTES = 1 << 20
 """Bytes of values after which a page of a listing ends."""
@@ -174,14 +172,12 @@ class MapReader:
                     return count, key
         return count, None
 
-    @contextmanager
-    def cursor(self, now: Now, *, values: bool = False) -> Iterator[MapCursor]:
-        """Open a cursor at `now`, whose items hold values if `values`; it ends with `with`, as its transaction does.
+    def open_cursor(self, now: Now, *, values: bool = False) -> MapCursor:
+        """Open a cursor at `now`, whose items hold values if `values`. It is to be closed, which ends its transaction.
 
         Raises `Unavailable`.
         """
-        with self._begin_transaction() as txn:
-            yield MapCursor(txn, self._data, now, values)
+        return MapCursor(self._begin_transaction(), self._data, now, values)
 
     def applied(self) -> tuple[int, int]:
         """Read the LSN after the last record applied, and its last revision. Raises `Unavailable`."""

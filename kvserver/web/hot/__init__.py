@@ -1,4 +1,4 @@
-"""The hot path: requests for one key, and small batches, answered without the parser and the application.
+"""The hot path: requests for one key, small batches and small lists, answered without the parser and the application.
 
 | module | what is in it |
 | --- | --- |
@@ -7,5 +7,6 @@
 | `hot_write` | writes whose answer is due: from the shard's queue to the answer |
 | `one_key` | requests of version 1 that are not plain: with a query, conditions, a range |
 | `hot_batch` | a small batch, from its operations to its answer |
+| `hot_list` | a small page of a list |
 | `hotpath` | the request line, the decision to take a request, and the short way of plain ones |
 """

@@ -10,7 +10,8 @@ What a request of version 1 means is decided by `kvserver.one_key` for both path
 DELETE without a query and without fields that vary is *plain*, as most are, and takes a short way to the same.
 
 A small batch that is not atomic, of gets alone or of puts, deletes, touches and increments, is taken as well:
-`WorkerContext.small_batches` executes it by the code that `/v1/batch` uses, without Falcon.
+`WorkerContext.small_batches` executes it by the code that `/v1/batch` uses, without Falcon. So is a small page of a
+list, which `WorkerContext.small_lists` makes.
 
 Clients repeat their header fields from request to request: the meaning of a block of them is remembered. Fields that
 vary are split off it first.
@@ -30,6 +31,7 @@ from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.fields import HeaderFields, read_fields, split_varying
 from kvserver.web.hot.hot_batch import HotBatch, write_answer
+from kvserver.web.hot.hot_list import answer_list
 from kvserver.web.hot.hot_request import HotRequest, format_lines
 from kvserver.web.hot.hot_write import KeyChange, RootWrite
 from kvserver.web.hot.one_key import LONGEST_RECORD, OneKeyRoad, find_item, has_room
@@ -46,6 +48,9 @@ _REQUEST = re.compile(
     rb"(/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
     rb"(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,512}))?"
     rb" HTTP/1\.1\r\n"
+)
+_LIST = re.compile(
+    rb"GET %b(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%%/?-]{0,1024}))? HTTP/1\.1\r\n" % re.escape(routes.MANY.encode())
 )
 _BATCH: Final = f"POST {routes.BATCH} HTTP/1.1\r\n".encode()
 _LARGEST_BATCH: Final = 64 << 10
@@ -75,7 +80,7 @@ class HotPath:
         """
         found = _REQUEST.match(data)
         if found is None:
-            return data.startswith(_BATCH) and self._take_batch(connection, data)
+            return self._take_many(connection, data)
         begun_at, begin = perf_counter(), found.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
         block, varying = data[begin - 2 : end], _NONE_VARIES
@@ -121,25 +126,41 @@ class HotPath:
         self._store.enqueue(key, write)
         return True
 
-    def _take_batch(self, connection: ConnectionPort, data: bytes) -> bool:
-        """Do what `take` does with a batch."""
-        begun_at, begin, context = perf_counter(), len(_BATCH), self._context
+    def _take_many(self, connection: ConnectionPort, data: bytes) -> bool:
+        """Do what `take` does with a list or a batch."""
+        begun_at, context = perf_counter(), self._context
+        asked = _LIST.match(data)
+        if asked is None and not data.startswith(_BATCH):
+            return False
+        begin = len(_BATCH) if asked is None else asked.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
-        fields, varying = self._read_block(data[begin - 2 : end])
-        if fields is None or varying or not self._load.accepts_hot_path:
-            return False
-        length, small_batches = fields.length, context.small_batches
-        if len(data) != end + 2 + length or length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
-            return False
-        if self._load.bytes_held + length > self._load.relaxed_bytes:
+        block, varying = data[begin - 2 : end], _NONE_VARIES
+        fields = self._blocks.get(block)
+        if fields is None:
+            fields, varying = self._read_block(block)
+        if fields is None or varying or not self._load.accepts_hot_path or len(data) != end + 2 + fields.length:
             return False
         grants = None
         if context.tokens.required:
             grants = self._find_grants(fields.authorization)
             if grants is None:
                 return False
+        if asked is None:
+            return self._take_batch(connection, fields, data[end + 2 :], grants, begun_at)
+        return not fields.has_body and answer_list(connection, fields, asked[1] or b"", grants or EVERYTHING, begun_at)
+
+    def _take_batch(
+        self, connection: ConnectionPort, fields: HeaderFields, body: bytes, grants: Grants | None, begun_at: float
+    ) -> bool:
+        """Do what `take` does with the body of a batch."""
+        context, length = self._context, len(body)
+        small_batches = context.small_batches
+        if length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
+            return False
+        if self._load.bytes_held + length > self._load.relaxed_bytes:
+            return False
         answer = small_batches.take(
-            fields.stored_type, data[end + 2 :], grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
+            fields.stored_type, body, grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
         )
         if isinstance(answer, bytes):
             write_answer(connection, fields, answer, begun_at)

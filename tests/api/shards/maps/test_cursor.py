@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import closing
 
 import pytest
 
@@ -29,7 +30,7 @@ def reader(run: Run) -> MapReader:
 def test_moves_are_those_in_a_sorted_list(reader: MapReader, key: bytes) -> None:
     around = [None, *KEYS, None]
     above = bisect_left(KEYS, key) + 1  # in `around`
-    with reader.cursor(at(1000)) as cursor:
+    with closing(reader.open_cursor(at(1000))) as cursor:
         assert cursor.seek(key) == around[above]
         if around[above] is not None:
             assert cursor.next() == around[above + 1]
@@ -39,14 +40,14 @@ def test_moves_are_those_in_a_sorted_list(reader: MapReader, key: bytes) -> None
 
 
 def test_the_ends(reader: MapReader) -> None:
-    with reader.cursor(at(1000)) as cursor:
+    with closing(reader.open_cursor(at(1000))) as cursor:
         assert (cursor.seek(b""), cursor.seek_below(None)) == (KEYS[0], KEYS[-1])
         assert cursor.seek_below(b"") is None
 
 
 @pytest.mark.parametrize("values", [False, True])
 def test_items_have_values_if_asked_for_and_expired_keys_have_no_size(reader: MapReader, values: bool) -> None:
-    with reader.cursor(at(6000), values=values) as cursor:
+    with closing(reader.open_cursor(at(6000), values=values)) as cursor:
         assert cursor.seek(b"bb") == b"bb", "met as others are"
         assert cursor.size() is None
         assert cursor.next() == b"c"

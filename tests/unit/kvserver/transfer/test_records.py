@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvserver.api.batches import MESSAGE_PACK
 from kvserver.api.times import parse_rfc3339
-from kvserver.rest.many import describe_item
+from kvserver.rest.pages import describe_item
 from kvserver.transfer.records import (
     ImportBatch,
     ImportRecord,
