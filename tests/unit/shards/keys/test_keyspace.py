@@ -145,7 +145,7 @@ class TestCommit:
             staged.stage(key, staged.lookup(key), (-n - 1, n + 1, 0, 0) if n % 2 else None)
         space.commit(staged, 20_000, NOW)
         space.check()
-        assert (space.expiring, space.expiries._by_wall._heap) == (0, [])
+        assert (space.expiring, space.expiries._by_wall.items) == (0, [])
 
     def test_nothing_changes_nothing(self) -> None:
         space = keyspace()
