@@ -30,6 +30,7 @@ FLOORS = {
         "web",
         "rest",
         "sdk",
+        "console",
         "description",
         "app",
         "gateway",
