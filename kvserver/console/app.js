@@ -8,6 +8,8 @@ import { session } from "./session.js";
 import { StatusView } from "./status.js";
 import { Following } from "./watching.js";
 
+const EARLY_MS = 700;
+
 const main = document.querySelector("main");
 const who = document.querySelector(".who");
 const state = document.querySelector(".tabs .state");
@@ -21,6 +23,8 @@ const views = { keys: new KeysView(boxes.keys), feed: new FeedView(boxes.feed, (
 let login = null;
 let live = null;
 let isDown = false;
+let keysAreDue = false;
+let wasEarly = false;
 
 // What is shown.
 
@@ -65,12 +69,21 @@ function showState() {
 function tell({ kind, text }) {
   states.keys = { kind, text };
   showState();
+  if (kind === "live" || kind === "refused") loadKeys();
   if (kind === "waiting") isDown = true;
   else if (kind === "live" && isDown) {
     isDown = false;
     session.refresh();
     views.keys.entry.refresh();
   }
+}
+
+/** Load the keys once the feed shows every later change; if that takes long, before, and then again. */
+function loadKeys(isEarly = false) {
+  if (!keysAreDue || !session.isOpen) return;
+  views.keys.load(wasEarly);
+  if (wasEarly) views.keys.entry.refresh();
+  keysAreDue = wasEarly = isEarly;
 }
 
 function follow() {
@@ -97,8 +110,9 @@ session.addEventListener("open", () => {
   login?.remove();
   login = null;
   showWho(who);
+  [keysAreDue, wasEarly] = [true, false];
   follow();
-  views.keys.load();
+  setTimeout(() => keysAreDue && !wasEarly && loadKeys(true), EARLY_MS);
   views.feed.restart();
   views.status.restart();
   route();
@@ -114,6 +128,7 @@ session.addEventListener("locked", () => {
   live = null;
   views.feed.stop();
   views.status.stop();
+  Object.values(views).forEach((view) => view.clear());
   showWho(who);
   for (const box of Object.values(boxes)) box.hidden = true;
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());

@@ -230,7 +230,7 @@ export function openNew(prefix) {
     fileField,
     span.element,
     told,
-    h("p", { class: "actions" }, h("button", { type: "submit", class: "main" }, "Create"), button("Cancel", () => history.back())),
+    h("p", { class: "actions" }, h("button", { type: "submit", class: "main" }, "Create"), button("Cancel", () => (location.hash = "#/keys"))),
   );
   return [h("h2", {}, "New key"), form];
 }

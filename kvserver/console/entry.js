@@ -8,7 +8,8 @@ import { faultOfJson, hexOf, indentJson, kindOf, showLines, showText, sizeText, 
 
 const MOST_SHOWN = 1 << 20;
 const FIRST_PART = 1 << 16;
-const RELOAD_MS = 250;
+const RELOAD_MS = 50;
+const SAID_MS = 4000;
 
 export class EntryPane {
   #key = null;
@@ -21,6 +22,7 @@ export class EntryPane {
   #changed = null;
   #loads = 0;
   #deleted = null;
+  #said = null;
 
   constructor(box) {
     this.box = box;
@@ -37,8 +39,8 @@ export class EntryPane {
   #forget() {
     clearTimeout(this.#reload);
     this.#editor?.close();
-    Object.assign(this, { editorOpen: false });
     [this.#key, this.#entry, this.#editor, this.#mode, this.#life, this.#deleted] = [null, null, null, "", null, null];
+    this.#said = null;
     this.#reload = 0;
     this.#dropImage();
   }
@@ -109,6 +111,7 @@ export class EntryPane {
     }
     this.box.replaceChildren(this.#backLink(), this.#heading(), this.#facts(), this.#actions(), ...this.#notices(kind), switcher, this.#body(kind));
     this.box.scrollTop = scrollTop;
+    if (this.#said && performance.now() - this.#said.at < SAID_MS) this.say(this.#said.text, this.#said.isBad);
     return undefined;
   }
 
@@ -198,6 +201,7 @@ export class EntryPane {
 
   /** Say something above the value. */
   say(text, isBad = false) {
+    this.#said = { text, isBad, at: performance.now() };
     this.box.querySelector(".said")?.remove();
     this.box.querySelector("h2").after(h("p", { class: `notice said${isBad ? " bad" : " good"}`, role: "status" }, text));
   }
@@ -283,7 +287,7 @@ export class EntryPane {
     if (this.#editor) this.#editor.take(change);
     else if (change.revision <= known) return;
     else if (change.kind === "delete" && this.#entry) this.#gone(change);
-    else if (change.kind !== "delete") this.#reload ||= setTimeout(() => this.#reloadNow(), this.#entry ? RELOAD_MS / 5 : 0);
+    else if (change.kind !== "delete") this.#reload ||= setTimeout(() => this.#reloadNow(), RELOAD_MS);
   }
 
   async #reloadNow() {

@@ -49,6 +49,7 @@ export class FeedView {
     this.list = h("div", { class: "events", role: "group", tabIndex: 0, "aria-label": "Changes, the newest first" });
     this.noise = button("Make some noise", () => this.#toggleNoise());
     this.#build();
+    NARROW.addEventListener("change", () => (box.querySelector(".filters").open ||= !NARROW.matches));
     this.rows = new VirtualList(this.list, {
       heightOf: () => (NARROW.matches ? 50 : 26),
       make: () => this.#makeRow(),
@@ -64,9 +65,18 @@ export class FeedView {
         { class: "controls" },
         h("p", { class: "actions" }, this.pause, button("Clear", () => this.#clear()), button("Save as .ndjson", () => this.#save()), this.noise),
         h("fieldset", { class: "ops" }, h("legend", {}, "Show"), this.ticks.map(({ label }) => label)),
-        labelled("Prefix", this.prefix),
-        labelled("Text", this.text),
-        h("p", { class: "field" }, tickBox("as MemoryKV's /wal has it", this.wal), tickBox("if behind, only the latest of each key", this.conflate)),
+        h(
+          "details",
+          { class: "filters", open: !NARROW.matches },
+          h("summary", {}, "Filters"),
+          h(
+            "div",
+            {},
+            labelled("Prefix", this.prefix),
+            labelled("Text", this.text),
+            h("p", { class: "field" }, tickBox("as MemoryKV's /wal has it", this.wal), tickBox("if behind, only the latest of each key", this.conflate)),
+          ),
+        ),
       ),
       h("p", { class: "counts" }, this.line, this.told),
       this.list,
@@ -239,7 +249,7 @@ export class FeedView {
     const rate = recent.reduce((sum, count) => sum + count, 0) / recent.length;
     const fast = rate > 500 ? ", faster than anybody reads: pause to look" : "";
     this.line.replaceChildren(sparkline(counts), ` ${rateText(rate)}${fast}`);
-    if (!this.#holding) this.rows.paintSoon(); // the ages
+    this.rows.paintSoon(); // the ages
   }
 
   #makeRow() {
@@ -279,6 +289,14 @@ export class FeedView {
   }
 
   // Actions.
+
+  /** Forget everything that was received. */
+  clear() {
+    this.#since = "";
+    this.rows.setRows([]);
+    this.rows.paint();
+    this.#clear();
+  }
 
   #clear() {
     this.#ring.clear();

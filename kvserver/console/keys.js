@@ -1,12 +1,12 @@
 // The view of the keys: a tree that is loaded page by page and kept right by the feed, and beside it one entry.
 
-import { button, forbid, h, labelled } from "./dom.js";
+import { button, forbid, h } from "./dom.js";
 import { EntryPane } from "./entry.js";
 import { openRemoval } from "./remove.js";
 import { VirtualList } from "./rows.js";
 import { session } from "./session.js";
 import { Tree } from "./tree.js";
-import { countOf, countText, showText, sizeText, spanText } from "./values.js";
+import { countOf, showText, sizeText, spanText } from "./values.js";
 
 const FIRST_PAGE = 200;
 const NEXT_PAGES = 1000;
@@ -57,7 +57,7 @@ export class KeysView {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       clearTimeout(timer);
-      this.load();
+      if (this.prefix.value !== this.#tree?.root.prefix) this.load();
       this.treeBox.focus();
     });
     this.delimiter.addEventListener("change", () => this.load());
@@ -65,7 +65,7 @@ export class KeysView {
     this.treeBox.addEventListener("click", (event) => {
       const id = event.target.closest(".row")?.dataset.id;
       const row = this.#list.rows.find((each) => each.id === id);
-      if (row) this.#choose(row, Boolean(event.target.closest(".twist")));
+      if (row) this.#choose(row, event.target.className);
     });
   }
 
@@ -83,6 +83,16 @@ export class KeysView {
     forbid(this.create, session.grants.some(({ allow }) => allow.includes("write")) ? "" : session.whyNot("write", ""));
     this.told.textContent = "Loading …";
     await this.#loadLevel(this.#tree.root);
+  }
+
+  /** Forget everything that was read. */
+  clear() {
+    this.#tree = null;
+    this.#doubtful.clear();
+    this.#list.setRows([]);
+    this.#list.paint();
+    this.told.textContent = "";
+    this.entry.close();
   }
 
   async #loadLevel(level) {
@@ -150,16 +160,18 @@ export class KeysView {
   }
 
   #paint() {
-    const rows = this.#tree.rows();
-    this.#list.setRows(rows);
+    if (!this.#tree) return;
+    this.#list.setRows(this.#tree.rows());
     this.#list.paint();
-    this.#tell(rows);
+    this.#tell();
   }
 
-  #tell(rows) {
+  #tell() {
     const { root } = this.#tree;
-    const count = rows.filter(({ node }) => node).length;
-    let text = root.isWhole ? countOf(count, "row") : `${countText(count)} rows loaded, more as you scroll`;
+    const count = root.nodes.length;
+    const folders = root.nodes.reduce((sum, { isFolder }) => sum + Number(isFolder), 0);
+    const what = [[folders, "folder"], [count - folders, "key"]].filter(([each]) => each).map(([each, noun]) => countOf(each, noun));
+    let text = `${what.join(", ")}${root.isWhole ? "" : " loaded, more as you scroll"}`;
     if (root.error) text = `The keys cannot be listed: ${root.error}`;
     else if (root.isWhole && !count) text = root.prefix ? "No key starts like this." : "The store is empty.";
     else if (root.next === undefined) text = "Loading …";
@@ -192,6 +204,7 @@ export class KeysView {
     if (!node) {
       name.textContent = level.error ? `Not loaded: ${level.error}. Press to try again.` : "Loading …";
       [twist, life, size].forEach((part) => (part.textContent = ""));
+      element.removeAttribute("aria-label");
       element.removeAttribute("aria-expanded");
       if (!level.error) this.#loadLevel(level);
       return;
@@ -204,9 +217,10 @@ export class KeysView {
     else element.removeAttribute("aria-expanded");
     twist.textContent = node.isFolder ? (node.isOpen ? "▾" : "▸") : "";
     setText(name, this.#nameOf(node, level));
+    element.setAttribute("aria-label", name.textContent);
     const expires = node.item?.expires;
     setText(life, expires ? spanText((expires - session.now()) / 1000) : "");
-    setText(size, node.isFolder ? "" : sizeText(node.item.size));
+    setText(size, node.isFolder ? "⋯" : sizeText(node.item.size));
     element.title = showText(node.key);
   }
 
@@ -223,15 +237,17 @@ export class KeysView {
 
   // Choosing.
 
-  #choose(row, isTwist = false) {
+  /** `part`: what of the row was pressed: "twist" opens a folder alone, "size" shows it alone. */
+  #choose(row, part = "") {
     this.#setActive(row);
     const { node, level } = row;
     if (!node) {
       level.error = null;
       this.#loadLevel(level);
     } else if (node.isFolder) {
-      this.#toggle(node, !node.isOpen);
-      if (!isTwist) location.hash = `#/folder/${encodeURIComponent(node.key)}`;
+      const isAside = part === "size";
+      if (!isAside) this.#toggle(node, !node.isOpen);
+      if (isAside || (part !== "twist" && !NARROW.matches)) location.hash = `#/folder/${encodeURIComponent(node.key)}`;
     } else location.hash = `#/key/${encodeURIComponent(node.key)}`;
   }
 

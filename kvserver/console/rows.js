@@ -48,7 +48,7 @@ export class VirtualList {
   paint() {
     const height = this.heightOf();
     const { clientHeight, scrollTop } = this.box;
-    if (!clientHeight) return;
+    if (!clientHeight && this.#rows.length) return;
     this.space.style.height = `${this.#rows.length * height}px`;
     const first = Math.max(0, Math.floor(scrollTop / height) - BEYOND);
     const last = Math.min(this.#rows.length, Math.ceil((scrollTop + clientHeight) / height) + BEYOND);

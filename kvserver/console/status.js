@@ -52,9 +52,16 @@ export class StatusView {
   }
 
   restart() {
-    this.#before = null;
-    this.charts.forEach((chart) => chart.clear());
+    this.clear();
     this.#schedule();
+  }
+
+  /** Forget everything that was read. */
+  clear() {
+    this.#before = null;
+    this.facts.replaceChildren();
+    this.tables.replaceChildren();
+    this.charts.forEach((chart) => chart.clear());
   }
 
   stop() {

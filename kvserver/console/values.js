@@ -127,8 +127,9 @@ export function showLines(text) {
 export function previewOf(entry, most = 120) {
   if (!entry.hasValue) return "";
   const bytes = entry.bytes.subarray(0, 4 * most);
+  const longest = bytes.length < entry.size ? 4 : 1; // where it is cut, that may be within a character
   let text = null;
-  for (let cut = 0; cut < 4 && text === null; cut++) text = textOf(bytes.subarray(0, bytes.length - cut)); // not within a character
+  for (let cut = 0; cut < longest && text === null; cut++) text = textOf(bytes.subarray(0, bytes.length - cut));
   if (text === null || BINARY.test(text)) return `${pairsOf(bytes.subarray(0, 16)).replaceAll("\n", " ")}${entry.size > 16 ? " …" : ""}`;
   const shown = showText(text.slice(0, most));
   return bytes.length < entry.size || text.length > most ? `${shown} …` : shown;
@@ -140,7 +141,7 @@ export function sizeText(bytes) {
   let [value, unit] = [bytes, 0];
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   while (value >= 1024 && unit < units.length - 1) [value, unit] = [value / 1024, unit + 1];
-  return `${unit && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+  return `${unit && value < 100 ? Number(value.toFixed(1)) : Math.round(value)} ${units[unit]}`;
 }
 
 /** Return a count with its thousands set apart. */

@@ -26,6 +26,7 @@ export class Following {
   #state = "";
   #wasLive = false;
   #resumesFrom = null;
+  #hasNoted = false;
 
   constructor(kv, prefixes, options, callbacks) {
     this.#callbacks = { note: () => {}, onLost: () => {}, onError: () => {}, ...callbacks };
@@ -80,7 +81,8 @@ export class Following {
     } else if (state === "waiting") {
       const why = before === "live" ? (error ? "connection lost" : "the server stops or reloads") : "the server does not answer";
       const from = cursor ? `, from ${shortRevision(cursor)}` : "";
-      if (before === "live" || this.#resumesFrom === null) {
+      if (before === "live" || !this.#hasNoted) {
+        this.#hasNoted = true;
         note({ kind: "lost", text: `${why}; coming back in ${spanText(seconds)}${from}` });
       }
       if (this.#wasLive) this.#resumesFrom = cursor;
