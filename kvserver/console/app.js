@@ -20,6 +20,7 @@ const boxes = { keys: section("keys"), feed: section("feed"), status: section("s
 main.append(...Object.values(boxes));
 const views = { keys: new KeysView(boxes.keys), feed: new FeedView(boxes.feed, (told) => ((states.feed = told), showState())), status: new StatusView(boxes.status) };
 
+let shown = location.hash;
 let login = null;
 let live = null;
 let isDown = false;
@@ -39,6 +40,11 @@ function readAddress() {
 }
 
 function route() {
+  if (location.hash !== shown && !views.keys.entry.mayLeave()) {
+    history.replaceState(null, "", shown || "#/keys");
+    return;
+  }
+  shown = location.hash;
   const { kind, name } = readAddress();
   const view = kind === "feed" || kind === "status" ? kind : "keys";
   for (const [each, box] of Object.entries(boxes)) box.hidden = !session.isOpen || each !== view;
@@ -112,6 +118,7 @@ session.addEventListener("open", () => {
   showWho(who);
   [keysAreDue, wasEarly] = [true, false];
   follow();
+  session.readClock();
   setTimeout(() => keysAreDue && !wasEarly && loadKeys(true), EARLY_MS);
   views.feed.restart();
   views.status.restart();
@@ -142,7 +149,7 @@ session.addEventListener("locked", () => {
 // Shortcuts.
 
 const SHORTCUTS = [
-  ["/", "find keys by prefix"],
+  ["/", "find keys"],
   ["g k, g f, g s", "keys, feed, status"],
   ["n", "new key"],
   ["e", "edit the key that is shown"],
@@ -162,13 +169,14 @@ function showShortcuts() {
 }
 
 document.addEventListener("keydown", (event) => {
-  const writes = event.target.closest?.("input, textarea, select, dialog");
+  const writes = event.target.closest?.("input, textarea, select, dialog[open]");
   if (writes || event.ctrlKey || event.metaKey || event.altKey || !session.isOpen) return;
   const places = { k: "#/keys", f: "#/feed", s: "#/status" };
   if (isAfterG && event.key in places) location.hash = places[event.key];
   else if (event.key === "/") {
-    if (boxes.keys.hidden) location.hash = "#/keys";
-    setTimeout(() => views.keys.prefix.focus());
+    if (readAddress().kind !== "keys") location.hash = "#/keys";
+    route();
+    views.keys.prefix.focus();
   } else if (event.key === "n") location.hash = "#/new/";
   else if (event.key === "e" && !boxes.keys.hidden) views.keys.entry.edit();
   else if (event.key === "?") showShortcuts();
@@ -189,6 +197,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 // Beginning.
 
 addEventListener("hashchange", route);
+addEventListener("beforeunload", (event) => views.keys.entry.isChanged && event.preventDefault());
 setInterval(() => {
   for (const view of Object.values(views)) view.tick?.();
 }, 1000);

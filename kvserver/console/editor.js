@@ -25,9 +25,9 @@ export class Editor {
     const text = kind === "bytes" ? null : textOf(entry.bytes);
     const editable = text === null ? null : keptEditable(text);
     this.#field = h("textarea", { class: "value", spellcheck: false, autocomplete: "off", wrap: editable ? "soft" : "off" });
-    this.#field.value = editable ? editable.text : pairsOf(entry.bytes);
+    this.#field.value = this.#field.defaultValue = editable ? editable.text : pairsOf(entry.bytes);
     this.#readBytes = () => (editable ? bytesOf(editable.restore(this.#field.value)) : bytesOfHex(this.#field.value));
-    this.#type = h("input", { value: entry.contentType, autocomplete: "off", spellcheck: false });
+    this.#type = h("input", { defaultValue: entry.contentType, autocomplete: "off", spellcheck: false });
     this.#told = h("p", { class: "told", role: "status" });
     this.#conflict = h("div", { class: "conflict", hidden: true, role: "alert" });
     const label = editable ? (editable.ends === "LF" ? "Value" : `Value (line ends: ${editable.ends})`) : "Value, in hexadecimal";
@@ -48,6 +48,11 @@ export class Editor {
         this.save();
       }
     });
+  }
+
+  /** Whether something was changed that is not saved. */
+  get isChanged() {
+    return this.#isOpen && (this.#field.value !== this.#field.defaultValue || this.#type.value !== this.#type.defaultValue);
   }
 
   focus() {

@@ -32,7 +32,7 @@ export class EntryPane {
   /** Show nothing, or these elements. */
   close(children = null) {
     this.#forget();
-    const hint = h("p", { class: "hint" }, "Choose a key to see what it holds. / finds a prefix, ? lists all shortcuts.");
+    const hint = h("p", { class: "hint" }, "Choose a key to see what it holds. / finds keys, ? lists all shortcuts.");
     this.box.replaceChildren(...(children ? [this.#backLink(), ...children] : [hint]));
   }
 
@@ -296,6 +296,16 @@ export class EntryPane {
     flash?.classList.add("fresh");
     setTimeout(() => flash?.classList.remove("fresh"), 1200);
     this.#reload = 0;
+  }
+
+  /** Whether there is text that is not saved. */
+  get isChanged() {
+    return Boolean(this.#editor?.isChanged);
+  }
+
+  /** Ask whether text that is not saved may be lost. */
+  mayLeave() {
+    return !this.isChanged || confirm("Leave without saving?");
   }
 
   /** Read the key again: changes may have been missed. */

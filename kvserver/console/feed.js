@@ -12,7 +12,8 @@ const KEPT_ROWS = 10_000;
 const KEPT_BYTES = 1024;
 const NOISE_S = 20;
 const NOISE_TTL_S = 120;
-const NARROW = matchMedia("(max-width: 52rem)");
+const NARROW = matchMedia("(max-width: 44rem)");
+const TWO_LINES = matchMedia("(max-width: 60rem)");
 const HINTS = { put: "stored", touch: "another expiry", delete: "deleted", expire: "time was up", evict: "no room", reads: "reads, lists, heartbeats" };
 
 export class FeedView {
@@ -51,7 +52,7 @@ export class FeedView {
     this.#build();
     NARROW.addEventListener("change", () => (box.querySelector(".filters").open ||= !NARROW.matches));
     this.rows = new VirtualList(this.list, {
-      heightOf: () => (NARROW.matches ? 50 : 26),
+      heightOf: () => (TWO_LINES.matches ? 50 : 26),
       make: () => this.#makeRow(),
       fill: (element, row) => this.#fillRow(element, row),
     });
@@ -235,7 +236,8 @@ export class FeedView {
 
   #tellCounts(holding) {
     const kept = this.#ring.size < this.#received ? `, the last ${countText(this.#ring.size)} are kept` : "";
-    const held = holding ? `${holding}: ${countText(this.#received - this.#heldAt)} new. ` : "";
+    const count = holding ? this.#received - this.#heldAt : 0;
+    const held = count || this.#isPaused || (holding && !this.#isPointerIn) ? `${holding}: ${countText(count)} new. ` : "";
     this.told.textContent = `${held}${countText(this.#received)} received${kept}`;
     this.told.dataset.received = this.#received;
     for (const { kind, count } of this.ticks) count.textContent = countText(this.#counts[kind]);
@@ -293,6 +295,7 @@ export class FeedView {
   /** Forget everything that was received. */
   clear() {
     this.#since = "";
+    if (this.#noise) this.#toggleNoise();
     this.rows.setRows([]);
     this.rows.paint();
     this.#clear();

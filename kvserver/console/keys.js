@@ -4,15 +4,16 @@ import { button, forbid, h } from "./dom.js";
 import { EntryPane } from "./entry.js";
 import { openRemoval } from "./remove.js";
 import { VirtualList } from "./rows.js";
+import { findKeys } from "./search.js";
 import { session } from "./session.js";
 import { Tree } from "./tree.js";
-import { countOf, showText, sizeText, spanText } from "./values.js";
+import { countOf, countText, showText, sizeText, spanText } from "./values.js";
 
 const FIRST_PAGE = 200;
 const NEXT_PAGES = 1000;
 const FRESH_MS = 1500;
 const DOUBT_MS = 700;
-const NARROW = matchMedia("(max-width: 52rem)");
+const NARROW = matchMedia("(max-width: 44rem)");
 
 export class KeysView {
   #tree;
@@ -23,11 +24,15 @@ export class KeysView {
   #doubtTimer = 0;
   #isDue = false;
   #selected = null;
+  #sought = "";
+  #search = null;
+  #told = "";
 
   constructor(box) {
     this.box = box;
-    this.prefix = h("input", { type: "search", placeholder: "Keys that start with …", autocomplete: "off", spellcheck: false });
-    this.prefix.setAttribute("aria-label", "Keys that start with");
+    this.how = h("select", { "aria-label": "Keys that" }, h("option", { value: "start" }, "start with"), h("option", { value: "contain" }, "contain"));
+    this.prefix = h("input", { type: "search", placeholder: "Find keys", autocomplete: "off", spellcheck: false });
+    this.prefix.setAttribute("aria-label", "Find keys");
     this.prefix.setAttribute("aria-keyshortcuts", "/");
     this.delimiter = h("select", { "aria-label": "Folders end at" });
     for (const [value, text] of [["/", "folders by /"], [":", "folders by :"], [".", "folders by ."], ["", "no folders"]]) {
@@ -37,7 +42,7 @@ export class KeysView {
     this.told = h("p", { class: "told", role: "status" });
     this.treeBox = h("div", { class: "tree", role: "tree", tabIndex: 0, "aria-label": "Keys" });
     this.pane = h("section", { class: "entry", "aria-label": "Entry", tabIndex: -1 });
-    const form = h("form", { class: "find", role: "search" }, this.prefix, this.delimiter, this.create);
+    const form = h("form", { class: "find", role: "search" }, this.how, this.prefix, this.delimiter, this.create);
     box.append(h("div", { class: "browse" }, form, this.told, this.treeBox), this.pane);
     this.entry = new EntryPane(this.pane);
     this.#list = new VirtualList(this.treeBox, {
@@ -57,10 +62,11 @@ export class KeysView {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       clearTimeout(timer);
-      if (this.prefix.value !== this.#tree?.root.prefix) this.load();
+      if (this.prefix.value !== this.#sought) this.load();
       this.treeBox.focus();
     });
-    this.delimiter.addEventListener("change", () => this.load());
+    for (const select of [this.how, this.delimiter]) select.addEventListener("change", () => this.load());
+    form.addEventListener("keydown", (event) => event.key === "Escape" && this.#search?.abort());
     this.treeBox.addEventListener("keydown", (event) => this.#onKey(event));
     this.treeBox.addEventListener("click", (event) => {
       const id = event.target.closest(".row")?.dataset.id;
@@ -77,16 +83,40 @@ export class KeysView {
   async load(isSame = false) {
     const open = isSame && this.#tree ? this.#tree.openLevels().map(({ prefix }) => prefix) : [];
     this.#reopen = new Set(open);
-    this.#tree = new Tree(this.delimiter.value, this.prefix.value);
+    this.#search?.abort();
+    this.#sought = this.prefix.value;
+    const isSearch = this.how.value === "contain" && this.#sought !== "";
+    this.#search = isSearch ? new AbortController() : null;
+    this.#tree = new Tree(isSearch ? "" : this.delimiter.value, isSearch ? "" : this.#sought);
     this.#doubtful.clear();
     if (!isSame) this.treeBox.scrollTop = 0;
     forbid(this.create, session.grants.some(({ allow }) => allow.includes("write")) ? "" : session.whyNot("write", ""));
     this.told.textContent = "Loading …";
-    await this.#loadLevel(this.#tree.root);
+    await (isSearch ? this.#find() : this.#loadLevel(this.#tree.root));
+  }
+
+  /** Show the keys whose names contain what is sought, as they are found. */
+  async #find() {
+    const [tree, text] = [this.#tree, this.#sought];
+    tree.addPage(tree.root, { items: [], prefixes: [], next: null });
+    try {
+      await findKeys(session.kv, text, this.#search.signal, ({ items, looked, isOver }) => {
+        if (tree !== this.#tree) return;
+        tree.addPage(tree.root, { items, prefixes: [], next: null });
+        const ends = { all: "", most: " Not all were looked at: narrow the search.", stopped: " Stopped." };
+        this.#told = `${countOf(tree.root.nodes.length, "key")} found in ${countText(looked)}${isOver ? `.${ends[isOver]}` : " so far; Escape stops."}`;
+        this.#paintSoon();
+      });
+    } catch (error) {
+      if (tree !== this.#tree || session.isLockedBy(error)) return;
+      this.#told = `The search ended early: ${error.detail || error.message}`;
+      this.#paintSoon();
+    }
   }
 
   /** Forget everything that was read. */
   clear() {
+    this.#search?.abort();
     this.#tree = null;
     this.#doubtful.clear();
     this.#list.setRows([]);
@@ -124,8 +154,9 @@ export class KeysView {
     if (!this.#tree) return;
     const now = performance.now();
     for (const change of changes) {
-      for (const folder of this.#tree.take(change, now)) this.#doubtful.add(folder);
       this.entry.take(change);
+      if (this.#search && !change.key?.includes(this.#sought)) continue;
+      for (const folder of this.#tree.take(change, now)) this.#doubtful.add(folder);
     }
     if (this.#doubtful.size) this.#doubtTimer ||= setTimeout(() => this.#settleDoubts(), DOUBT_MS);
     this.#paintSoon();
@@ -175,6 +206,7 @@ export class KeysView {
     if (root.error) text = `The keys cannot be listed: ${root.error}`;
     else if (root.isWhole && !count) text = root.prefix ? "No key starts like this." : "The store is empty.";
     else if (root.next === undefined) text = "Loading …";
+    if (this.#search) text = this.#told;
     if (this.told.textContent !== text) this.told.textContent = text;
   }
 
@@ -191,7 +223,7 @@ export class KeysView {
     return Object.assign(h("div", { class: "row", role: "treeitem" }, ...parts), { parts });
   }
 
-  #fillRow(element, { id, node, level, at }) {
+  #fillRow(element, { id, node, level, at, count }) {
     const [twist, name, life, size] = element.parts;
     element.dataset.id = id;
     element.id = this.#elementId(id);
@@ -206,7 +238,7 @@ export class KeysView {
       [twist, life, size].forEach((part) => (part.textContent = ""));
       element.removeAttribute("aria-label");
       element.removeAttribute("aria-expanded");
-      if (!level.error) this.#loadLevel(level);
+      if (!level.error && count === level.nodes.length) this.#loadLevel(level); // else the next page is here already
       return;
     }
     const isSelected = node.isFolder ? this.#selected?.folder === node.key : this.#selected?.key === node.key;

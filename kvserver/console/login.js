@@ -44,7 +44,7 @@ export function tokenForm() {
 
 /** Show who is signed in, and what that allows. */
 export function showWho(box) {
-  if (!session.isOpen || !session.name) return box.replaceChildren(...(session.isOpen ? [h("span", { class: "soft" }, "no tokens: everyone may do everything")] : []));
+  if (!session.isOpen || !session.name) return box.replaceChildren(...(session.isOpen ? [h("span", { class: "soft", title: "The server has no tokens: everyone may do everything" }, "no token needed")] : []));
   const rights = session.grants.map(({ prefix, allow }) => h("li", {}, h("bdi", { class: "mono" }, prefix || "(all keys)"), `: ${allow.join(", ")}`));
   const details = h("details", { class: "menu" }, h("summary", {}, session.name), h("div", {}, h("p", {}, "This token may:"), h("ul", {}, ...rights), button("Forget the token", () => session.signOut())));
   return box.replaceChildren(details);

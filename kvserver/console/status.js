@@ -112,7 +112,7 @@ export class StatusView {
     const rows = [
       ["Version", status.version],
       ["Up for", spanText(status.uptime_s)],
-      ["Writes are safe", status.sync === "memory" ? "never: in memory" : status.sync],
+      ["Durability", DURABILITY[status.sync] ?? status.sync],
       ["Keys", countText(status.shards.reduce((sum, { keys }) => sum + keys, 0))],
       ["Memory", `${sizeText(memory.used)}${limit}`],
       ["Evicted", countText(memory.evicted)],
@@ -123,7 +123,7 @@ export class StatusView {
       ["Oldest kept", String(status.oldest)],
       ["Store", status.store],
     ];
-    this.facts.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    this.facts.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: value.length > 14 ? "small" : "" }, value))));
     this.#showTables(status);
   }
 
@@ -138,6 +138,7 @@ export class StatusView {
   }
 }
 
+const DURABILITY = { always: "each write flushed", everysec: "flushed each second", os: "left to the system", memory: "none: in memory" };
 const ALL_UP = "Everything is up.";
 
 function healthOf({ shards, log }) {

@@ -188,7 +188,8 @@ export class Tree {
     return levels;
   }
 
-  /** Return the rows that are shown, in order: `{id, node, level, at}`, and `{id, more, level}` where more is to be loaded. */
+  /** Return the rows that are shown, in order: `{id, node, level, at}`, and where more
+   *  is to be loaded one without a node: `count` nodes of its level were there. */
   rows() {
     const rows = [];
     const walk = (level) => {
@@ -196,7 +197,7 @@ export class Tree {
         rows.push({ id: node.id, node, level, at });
         if (node.isOpen && node.level) walk(node.level);
       });
-      if (!level.isWhole) rows.push({ id: `more:${level.prefix}`, node: null, level, at: -1 });
+      if (!level.isWhole) rows.push({ id: `more:${level.prefix}`, node: null, level, at: -1, count: level.nodes.length });
     };
     walk(this.root);
     return rows;

@@ -86,7 +86,7 @@ export class Following {
         note({ kind: "lost", text: `${why}; coming back in ${spanText(seconds)}${from}` });
       }
       if (this.#wasLive) this.#resumesFrom = cursor;
-      tell({ kind: "waiting", text: `${why}; next try in ${spanText(seconds)}${from}` });
+      tell({ kind: "waiting", text: `${why}; next try in ${spanText(seconds)}` });
     } else if (state === "connecting") {
       const text = this.#resumesFrom === null ? "connecting …" : `resuming from ${shortRevision(this.#resumesFrom)} …`;
       tell({ kind: "connecting", text });

@@ -94,7 +94,7 @@ def test_a_folder_of_a_hundred_thousand_keys_opens_and_scrolls(server: Server, o
     load(server, {"many/000000a": "new"})
     tree.evaluate("box => { box.scrollTop = 0; }")
     expect(page.get_by_role("treeitem", name="000000a")).to_be_visible()
-    page.get_by_role("searchbox", name="Keys that start with").fill("many/0999")
+    page.get_by_role("searchbox", name="Find keys").fill("many/0999")
     expect(page.get_by_role("treeitem", name="099900")).to_be_visible()
     expect(page.locator(".browse .told")).to_have_text("100 keys")
 
@@ -137,6 +137,21 @@ def test_a_prefix_delete_wants_the_prefix_typed(server: Server, open_console: Op
     expect(page.get_by_role("treeitem", name="stays")).to_be_visible()
     with server.client() as client:
         assert client.get("/v1/kv", params={"count": "true"}).json() == {"count": 2}
+
+
+def test_keys_are_found_by_what_is_in_their_names(server: Server, open_console: Open) -> None:
+    load(server, {f"deep/{at // 100}/{at:05}": "x" for at in range(5000)})
+    page = open_console(server)
+    page.get_by_label("Keys that", exact=True).select_option("contain")
+    page.get_by_role("searchbox", name="Find keys").fill("/0444")
+    expect(page.locator(".browse .told")).to_have_text("10 keys found in 5,000.")
+    expect(page.get_by_role("treeitem")).to_have_count(10)
+    load(server, {"late/04440": "x", "late/other": "x"})
+    expect(page.get_by_role("treeitem", name="late/04440")).to_be_visible()
+    expect(page.get_by_role("treeitem", name="late/other")).to_have_count(0)
+    page.get_by_role("searchbox", name="Find keys").fill("e")
+    expect(page.locator(".browse .told")).to_contain_text("500 keys found")
+    expect(page.locator(".browse .told")).to_contain_text("narrow the search")
 
 
 def test_by_keyboard_alone(server: Server, open_console: Open) -> None:

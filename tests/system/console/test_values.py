@@ -155,6 +155,21 @@ def test_expiry_is_set_shown_and_taken_off(server: Server, open_console: Open) -
     expect(page.locator(".notice")).to_have_text("It expired.")
 
 
+def test_text_that_is_not_saved_is_not_lost_unasked(server: Server, open_console: Open) -> None:
+    put(server, "kept", "old")
+    page, asked = open_console(server, place("kept")), list[str]()
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    edit(page, "kept", "new")
+    page.get_by_role("link", name="Feed", exact=True).click()
+    expect(page.locator("textarea.value")).to_be_visible()
+    assert asked == ["Leave without saving?"]
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("pre.value")).to_have_text("new")
+    page.get_by_role("link", name="Feed", exact=True).click()
+    expect(page.locator(".events")).to_be_visible()
+    assert len(asked) == 1
+
+
 def test_a_new_key_never_overwrites_one(server: Server, open_console: Open) -> None:
     put(server, "taken", "theirs")
     page = open_console(server, "#/new/taken")
