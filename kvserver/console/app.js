@@ -128,6 +128,7 @@ session.addEventListener("open", () => {
 session.addEventListener("grants", () => {
   showWho(who);
   if (!live || states.keys.kind === "refused") follow();
+  if (states.feed?.kind === "refused") views.feed.restart();
 });
 
 session.addEventListener("locked", () => {

@@ -42,7 +42,7 @@ export class KeysView {
     this.told = h("p", { class: "told", role: "status" });
     this.treeBox = h("div", { class: "tree", role: "tree", tabIndex: 0, "aria-label": "Keys" });
     this.pane = h("section", { class: "entry", "aria-label": "Entry", tabIndex: -1 });
-    const form = h("form", { class: "find", role: "search" }, this.how, this.prefix, this.delimiter, this.create);
+    const form = h("form", { class: "find", role: "search" }, h("div", { class: "seek" }, this.how, this.prefix), this.delimiter, this.create);
     box.append(h("div", { class: "browse" }, form, this.told, this.treeBox), this.pane);
     this.entry = new EntryPane(this.pane);
     this.#list = new VirtualList(this.treeBox, {
@@ -134,7 +134,7 @@ export class KeysView {
       const options = { limit, after: level.next, ...(tree.delimiter ? { delimiter: tree.delimiter } : {}) };
       const page = await session.kv.page(level.prefix, options);
       if (tree !== this.#tree) return;
-      tree.addPage(level, page);
+      this.#doubt(tree.addPage(level, page));
     } catch (error) {
       if (tree !== this.#tree || session.isLockedBy(error)) return;
       level.error = error.detail || error.message;
@@ -156,10 +156,14 @@ export class KeysView {
     for (const change of changes) {
       this.entry.take(change);
       if (this.#search && !change.key?.includes(this.#sought)) continue;
-      for (const folder of this.#tree.take(change, now)) this.#doubtful.add(folder);
+      this.#doubt(this.#tree.take(change, now));
     }
-    if (this.#doubtful.size) this.#doubtTimer ||= setTimeout(() => this.#settleDoubts(), DOUBT_MS);
     this.#paintSoon();
+  }
+
+  #doubt(folders) {
+    for (const folder of folders) this.#doubtful.add(folder);
+    if (this.#doubtful.size) this.#doubtTimer ||= setTimeout(() => this.#settleDoubts(), DOUBT_MS);
   }
 
   /** Ask of folders in which keys were deleted whether they still hold one. */

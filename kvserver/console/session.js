@@ -3,6 +3,15 @@
 import { connect, Unauthorized } from "/sdk/client.js";
 
 const KEPT = "kvserver.console.token";
+/** The storage of this tab; one that keeps nothing where the browser allows none. */
+const storage = (() => {
+  try {
+    return globalThis.sessionStorage;
+  } catch {
+    return { getItem: () => null, setItem() {}, removeItem() {} };
+  }
+})();
+
 const WORDS = { read: "read", write: "change", feed: "watch", admin: "see all of the server" };
 
 /** The one session of the page. Events: `open` (a client is there, maybe another one), `locked` (a token is needed). */
@@ -42,7 +51,7 @@ class Session extends EventTarget {
 
   /** Ask the server who this is, with the token that was kept. */
   async start() {
-    const token = sessionStorage.getItem(KEPT);
+    const token = storage.getItem(KEPT);
     try {
       await this.#enter(token);
     } catch (error) {
@@ -54,8 +63,8 @@ class Session extends EventTarget {
   /** Use another token. `isKept`: until this tab is closed. Throws what the server says to it. */
   async signIn(token, isKept) {
     await this.#enter(token);
-    if (isKept) sessionStorage.setItem(KEPT, token);
-    else sessionStorage.removeItem(KEPT);
+    if (isKept) storage.setItem(KEPT, token);
+    else storage.removeItem(KEPT);
   }
 
   async #enter(token) {
@@ -73,7 +82,7 @@ class Session extends EventTarget {
 
   /** Ask for a token. */
   lock(reason) {
-    sessionStorage.removeItem(KEPT);
+    storage.removeItem(KEPT);
     Object.assign(this, { isOpen: false, reason, name: null, grants: [], kv: connect() });
     this.#token = null;
     this.dispatchEvent(new Event("locked"));

@@ -39,7 +39,8 @@ class Level {
     this.next = undefined;
     this.isLoading = false;
     this.error = null;
-    this.deleted = new Map();
+    /** Changes that came while a page was on its way: it may or may not have them. */
+    this.late = [];
   }
 
   get isWhole() {
@@ -87,15 +88,17 @@ export class Tree {
     this.root = new Level(prefix, 1);
   }
 
-  /** Take a page of a level: `items` and `prefixes` in order, `next` to continue with. */
+  /**
+   * Take a page of a level: `items` and `prefixes` in order, `next` to continue with. Returns the folders that may be
+   * empty now.
+   */
   addPage(level, { items, prefixes, next }) {
-    for (const item of items) {
-      const deleted = level.deleted.get(item.key);
-      if (deleted === undefined || deleted < item.revision) this.#upsert(level, item.key, item, 0);
-    }
+    for (const item of items) this.#upsert(level, item.key, item, 0);
     for (const prefix of prefixes) if (!level.get(prefix, true)) level.add(new Node(prefix, true, null));
     level.next = next;
-    level.deleted.clear();
+    const { late } = level;
+    Object.assign(level, { late: [], isLoading: false });
+    return late.flatMap((change) => this.take(change, 0));
   }
 
   #upsert(level, key, item, now) {
@@ -123,6 +126,7 @@ export class Tree {
     if (!key?.startsWith(this.root.prefix)) return doubtful;
     let level = this.root;
     for (;;) {
+      if (level.isLoading) level.late.push(change);
       const folder = this.folderOf(level, key);
       if (folder === null) break;
       let node = level.get(folder, true);
@@ -148,7 +152,6 @@ export class Tree {
         node.changedAt = now;
       }
     } else if (kind === "delete") {
-      if (level.isLoading) level.deleted.set(key, change.revision);
       if (node && node.item.revision <= change.revision) level.remove(node);
     }
   }

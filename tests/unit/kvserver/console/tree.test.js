@@ -43,12 +43,19 @@ test("pages, then changes", () => {
   assert.equal(tree.setOpen(tree.root.get("new/", true), true).depth, 2);
 });
 
-test("a key that is deleted while its page comes stays away", () => {
-  const tree = new Tree("");
+test("what changes while a page comes is in the tree, whether the page has it or not", () => {
+  const tree = new Tree("/");
   tree.root.isLoading = true;
-  tree.take({ kind: "delete", key: "a/k", revision: 5 }, 1);
-  tree.addPage(tree.root, { items: [item("a/k", 4), item("b", 4)], prefixes: [], next: null });
-  assert.deepEqual(shown(tree), ["b"]);
+  tree.take({ kind: "delete", key: "k", revision: 5 }, 1);
+  tree.take(put("new", 6), 1);
+  tree.take({ kind: "touch", key: "new", revision: 7, expires: new Date(1) }, 1);
+  tree.take(put("folder/x", 8), 1);
+  tree.take({ kind: "delete", key: "gone/x", revision: 9 }, 1);
+  const doubtful = tree.addPage(tree.root, { items: [item("b", 4), item("k", 4)], prefixes: ["gone/"], next: null });
+  assert.deepEqual(shown(tree), ["b", "folder/", "gone/", "new"]);
+  assert.deepEqual(doubtful.map(({ key }) => key), ["gone/"]);
+  assert.equal(tree.root.get("new", false).item.revision, 7);
+  assert.deepEqual([tree.root.late, tree.root.isLoading], [[], false]);
 });
 
 test("names that objects have are ordinary keys", () => {
