@@ -94,6 +94,7 @@ export class FeedView {
     });
     this.list.addEventListener("pointerenter", (event) => this.#hold(event.pointerType === "mouse"));
     this.list.addEventListener("pointerleave", () => this.#hold(false));
+    for (const kind of ["focusin", "focusout"]) this.list.addEventListener(kind, () => this.#paintSoon());
     this.list.addEventListener("scroll", () => this.#paintSoon(), { passive: true });
     this.list.addEventListener("click", (event) => {
       const key = event.target.closest(".row")?.dataset.key;
@@ -194,6 +195,7 @@ export class FeedView {
   get #holding() {
     if (this.#isPaused) return "Paused";
     if (this.list.scrollTop > 0) return "Held while you are further down";
+    if (this.list !== document.activeElement && this.list.contains(document.activeElement)) return "Held while a row has the focus";
     return this.#isPointerIn ? "Held while the pointer is on it" : "";
   }
 
@@ -255,7 +257,7 @@ export class FeedView {
   }
 
   #makeRow() {
-    const parts = ["time", "op", "key", "value", "delta", "type", "revision", "age"].map((name) => h("span", { class: name }));
+    const parts = ["time", "op", "key", "value", "delta", "type", "revision", "age"].map((name) => h(name === "key" ? "a" : "span", { class: name }));
     return Object.assign(h("div", { class: "row" }, ...parts), { parts });
   }
 
@@ -275,11 +277,17 @@ export class FeedView {
       setText(key, row.text);
       [value, delta, type, revision].forEach((part) => setText(part, ""));
       delete element.dataset.key;
+      key.removeAttribute("href");
       element.title = "";
       return;
     }
-    if (change.key === undefined) delete element.dataset.key;
-    else element.dataset.key = change.key;
+    if (change.key === undefined) {
+      delete element.dataset.key;
+      key.removeAttribute("href");
+    } else {
+      element.dataset.key = change.key;
+      key.href = `#/key/${encodeURIComponent(change.key)}`;
+    }
     setText(op, wordOf(row));
     setText(key, this.wal.checked ? walLine(row) : showText(change.key ?? change.prefix ?? change.peer ?? ""));
     setText(value, this.wal.checked ? "" : aboutOf(row));

@@ -75,7 +75,11 @@ def test_each_change_is_a_row_with_what_it_did(server: Server, open_console: Ope
         page.get_by_role("button", name="Save as .ndjson").click()
     saved = [json.loads(line) for line in downloading.value.path().read_text().splitlines()]
     assert [(each["op"], each["key"]) for each in saved] == [(op, "seen/a") for op in ("put", "put", "touch", "delete")]
-    page.locator(".events .row").first.click()
+    page.locator(".events").focus()
+    page.keyboard.press("Tab")
+    load(server, {"seen/b": "x"})
+    expect(page.locator(".counts .told")).to_contain_text("Held while a row has the focus: 1 new")
+    page.keyboard.press("Enter")
     expect(page.locator(".entry h2")).to_have_text("seen/a")
 
 
