@@ -11,6 +11,7 @@ From the ground up; a package or module imports lower ones only (`tests/unit/tes
 - `web`: a client's connection to a web worker, from accepting it to the handover of a feed.
 - `rest`: the resources of the REST API.
 - `sdk`: client libraries of other languages, which the server hands out.
+- `console`: the console, a page that shows and changes the store by the public API.
 - `description`: OpenAPI and its pages, from the tables that validate requests.
 - `app`: the REST application: which resource serves which route, and how errors are rendered.
 - `gateway`: the live feed, `/v1/feed` and `/wal`.

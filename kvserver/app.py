@@ -5,8 +5,11 @@ from __future__ import annotations
 import falcon.asgi
 
 from kvserver.access.tickets import Tickets
+from kvserver.console import files as console
 from kvserver.description.resources import (
     ChapterPage,
+    ConsoleFiles,
+    ConsolePage,
     Docs,
     Error,
     Errors,
@@ -69,6 +72,8 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.ERROR, Error())
     routes.add_route(target.SDK, SdkPage())
     routes.add_route(target.SDK_FILE, SdkFiles(read_files()))
+    routes.add_route(target.CONSOLE, ConsolePage(console.read_page()))
+    routes.add_route(target.CONSOLE_FILE, ConsoleFiles(console.read_files()))
     app: App = falcon.asgi.App(router=routes)  # type: ignore[call-overload]
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty answer has no type
     add_error_handlers(app)

@@ -1,5 +1,6 @@
-"""The manual and the API's description, `/docs/` and `/v1/openapi.json`, and the client libraries, `/sdk/`: pages and
-files that stay the same until the server is replaced. Pages are made at the first request and kept for good."""
+"""The manual and the API's description, `/docs/` and `/v1/openapi.json`, the client libraries, `/sdk/`, and the
+console, `/console/`: pages and files that stay the same until the server is replaced. Pages are made at the first
+request and kept for good."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ import kvserver
 from kvserver import __version__
 from kvserver.access.tokens import Tokens
 from kvserver.api import query
+from kvserver.console.files import SECURITY_POLICY
 from kvserver.description import openapi
 from kvserver.description.html import frame, reference, sdk, search
 from kvserver.description.html.manual import START, Manual
 from kvserver.description.operations import EXAMPLE_URL
-from kvserver.http.routes import DOCS, OPENAPI, SDK
+from kvserver.http.routes import CONSOLE, DOCS, OPENAPI, SDK
 from kvserver.rest.memorykv import lead_to_page, wants_page
 from kvserver.rest.values import answer_body
 from kvserver.sdk.files import FILES
@@ -35,7 +37,7 @@ TEXT = "text/plain; charset=utf-8"
 WELCOME = f"""\
 kvserver {__version__}: a key-value server with a live feed of every change.
 PUT /v1/kv/{{key}} stores a value, GET /v1/kv/{{key}} reads it, GET /v1/feed watches every change.
-The manual is at {DOCS}, for tools at {OPENAPI}.
+The manual is at {DOCS}, for tools at {OPENAPI}; the console is at {CONSOLE}.
 """
 
 
@@ -95,9 +97,9 @@ class Root:
     """`/`"""
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """302 to the manual for a browser, else 200 with what this is and where to go."""
+        """302 to the console for a browser, else 200 with what this is and where to go."""
         if wants_page(req):
-            lead_to_page(resp, DOCS)
+            lead_to_page(resp, CONSOLE)
             resp.data = b""
         else:
             resp.content_type = TEXT
@@ -217,6 +219,42 @@ class SdkFiles:
             raise NoSuchResource(f"there is no file {name[:64]!r} in {SDK}; there are {', '.join(FILES)}")
         resp.set_header("Cache-Control", REVALIDATE)
         await _answer_unless_known(req, resp, self._files[name], FILES[name].media_type)
+
+    on_head = on_get
+
+
+class ConsolePage:
+    """`/console/`"""
+
+    def __init__(self, page: bytes) -> None:
+        self._page = page
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        resp.set_header("Cache-Control", REVALIDATE)
+        resp.set_header("Content-Security-Policy", SECURITY_POLICY)
+        resp.set_header("Cross-Origin-Opener-Policy", "same-origin")
+        resp.set_header("Referrer-Policy", "no-referrer")
+        await _answer_unless_known(req, resp, self._page, HTML)
+
+    on_head = on_get
+
+
+class ConsoleFiles:
+    """`/console/{file}`"""
+
+    def __init__(self, files: Mapping[str, tuple[bytes, str]]) -> None:
+        """`files`: the content and the media type of each, by name."""
+        self._files = files
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the file of that name, as it is in the package; 304 if the client has it; 404 for other names."""
+        name = key.decode()
+        if name not in self._files:
+            raise NoSuchResource(f"the console has no file {name[:64]!r}")
+        content, kind = self._files[name]
+        resp.set_header("Cache-Control", REVALIDATE)
+        await _answer_unless_known(req, resp, content, kind)
 
     on_head = on_get
 

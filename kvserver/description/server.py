@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kvserver.console.files import MEDIA_TYPES
 from kvserver.description import headers
 from kvserver.description.bodies import ref
 from kvserver.description.headers import LOCATION
@@ -17,6 +18,8 @@ TAG: Final = "The server"
 
 _PAGE: Final[Content] = {HTML: TEXT}
 _FILES: Final[Content] = {file.media_type.partition(";")[0]: TEXT for file in FILES.values()}
+
+_FILES_OF_THE_CONSOLE: Final[Content] = {kind.partition(";")[0]: TEXT for kind in MEDIA_TYPES.values()}
 
 
 def _page_operation(
@@ -99,7 +102,7 @@ OPERATIONS: Final = (
         summary="What this is, and where to go",
         answers=(
             Success(200, "Three lines of text.", {"text/plain": TEXT}),
-            Success(302, "To the manual, for whoever accepts `text/html`.", headers=(LOCATION,)),
+            Success(302, "To the console, for whoever accepts `text/html`.", headers=(LOCATION,)),
         ),
         examples=("curl http://localhost:8080/",),
     ),
@@ -122,5 +125,7 @@ OPERATIONS: Final = (
         (NoSuchResource,),
         ("curl -i http://localhost:8080/sdk/client.js",),
     ),
+    _page_operation(routes.CONSOLE, "The console, a page that shows and changes the store"),
+    _page_operation(routes.CONSOLE_FILE, "A file of the console", _FILES_OF_THE_CONSOLE, (NoSuchResource,)),
 )
 """All of them."""

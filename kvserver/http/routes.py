@@ -39,6 +39,8 @@ ERRORS: Final = "/docs/errors/"
 ERROR: Final = "/docs/errors/:code"
 SDK: Final = "/sdk/"
 SDK_FILE: Final = "/sdk/:file"
+CONSOLE: Final = "/console/"
+CONSOLE_FILE: Final = "/console/:file"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
@@ -67,6 +69,8 @@ LABELS: Final = (
     ERROR,
     SDK,
     SDK_FILE,
+    CONSOLE,
+    CONSOLE_FILE,
     V1_OTHER,
     NOWHERE,
 )
@@ -81,8 +85,8 @@ class Target(NamedTuple):
     argument: bytes = b""
 
 
-PAGES: Final = {b"docs": DOCS, b"console": DOCS, b"sdk": SDK}
-"""Keys at the root whose name leads a browser to a page. There is no console yet."""
+PAGES: Final = {b"docs": DOCS, b"console": CONSOLE, b"sdk": SDK}
+"""Keys at the root whose name leads a browser to a page, unless a value is stored there."""
 
 _NAMED: Final = {
     route.encode(): Target(route) for route in LABELS if ":" not in route and route not in (V1_OTHER, NOWHERE)
@@ -91,7 +95,7 @@ _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
 _OPEN: Final = frozenset((ROOT.encode(), PING.encode(), OPENAPI.encode()))
-_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), SDK.encode(), b"/console/")
+_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), SDK.encode(), CONSOLE.encode())
 
 _KV_PATH: Final = b"/v1/kv/"
 _LONGEST_NAME: Final = 64
@@ -119,7 +123,7 @@ _CALLED: Final = {
     "docs": OPENAPI,
 }
 """Names after `/v1/`, here or in other stores, and the route that is meant."""
-_BELOW: Final = {ERRORS.encode(): ERROR, DOCS.encode(): CHAPTER, SDK.encode(): SDK_FILE}
+_BELOW: Final = {ERRORS.encode(): ERROR, DOCS.encode(): CHAPTER, SDK.encode(): SDK_FILE, CONSOLE.encode(): CONSOLE_FILE}
 """Paths below which there is a page or file for each name; the first that fits counts."""
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")

@@ -60,6 +60,7 @@ def banner_lines(
     if rest:
         yield "REST", f"http://{rest}"
         yield "feed", f"ws://{feed or rest}/wal, and http://{feed or rest}/v1/feed"
+        yield "console", f"http://{rest}/console/"
         yield "manual", f"http://{rest}/docs/"
     yield "metrics", f"http://{metrics}/metrics"
     yield "shards", str(settings.shards) if settings.only is None else f"{settings.shards}, not started here"

@@ -275,10 +275,10 @@ def test_a_page_whose_name_was_given_the_server_s_address(tmp_path: Path, page: 
         assert httpx.get(f"http://localhost:{port}/precious", trust_env=False).content == b"secret"
 
 
-def test_a_browser_is_led_to_the_manual(guarded: Server, page: Page) -> None:
-    for path in ("/", "/docs", "/console"):
+def test_a_browser_is_led_to_the_pages(guarded: Server, page: Page) -> None:
+    for path, place in (("/", "/console/"), ("/docs", "/docs/"), ("/console", "/console/")):
         page.goto(guarded.url + path)
-        assert page.url == guarded.url + "/docs/" and page.title() == "Manual · kvserver"
+        assert page.url.partition("#")[0] == guarded.url + place
 
 
 class Breaking:

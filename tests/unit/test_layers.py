@@ -31,6 +31,7 @@ FLOORS = {
         "web",
         "rest",
         "sdk",
+        "console",
         "description",
         "app",
         "gateway",

@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from kvserver.http.routes import DOCS, ERRORS, REFERENCE, SDK
+from kvserver.http.routes import CONSOLE, DOCS, ERRORS, REFERENCE, SDK
 
 _STYLE: Final = Path(__file__).with_name("style.css").read_text("utf-8")
 _SCRIPT: Final = Path(__file__).with_name("page.js").read_text("utf-8")
@@ -31,7 +31,14 @@ SECURITY_POLICY: Final = (
 )
 """The Content-Security-Policy of the pages: their own style sheet and script run, and they fetch from this server."""
 
-_PLACES: Final = ((DOCS, "Manual"), (REFERENCE, "Reference"), (ERRORS, "Errors"), (SDK, "Libraries"))
+PLACES: Final = (
+    (DOCS, "Manual"),
+    (REFERENCE, "Reference"),
+    (ERRORS, "Errors"),
+    (SDK, "Libraries"),
+    (CONSOLE, "Console"),
+)
+"""Where the bar above every page leads; that of the console, too."""
 _CURRENT: Final = ' aria-current="true"'
 _BRAND: Final = f'<a class="brand" href="{DOCS}">kvserver</a>'
 _SEARCH: Final = (
@@ -44,7 +51,7 @@ _SEARCH: Final = (
 
 def _render_bar(current: str) -> str:
     """Render what is above every page. `current`: the place of the site that the page belongs to."""
-    places = "".join(f'<a href="{place}"{_CURRENT if place == current else ""}>{name}</a>' for place, name in _PLACES)
+    places = "".join(f'<a href="{place}"{_CURRENT if place == current else ""}>{name}</a>' for place, name in PLACES)
     return f'<header class="bar">{_BRAND}<nav class="places" aria-label="Site">{places}</nav>{_SEARCH}</header>'
 
 

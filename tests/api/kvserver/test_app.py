@@ -50,7 +50,7 @@ async def test_the_root_says_what_this_is_and_where_to_go(web: Web) -> None:
         assert all(word in answer.body for word in (b"kvserver", b"PUT /v1/kv/{key}", b"GET", b"/v1/feed", b"/docs/"))
     for method, accept in (("GET", "text/html,application/xhtml+xml,*/*;q=0.8"), ("HEAD", "*/*, Text/HTML; q=0.5")):
         answer = await web.ask(request(method, "/?a=b", f"Accept: {accept}"))
-        assert (answer.status, answer.headers["location"], answer.body) == (302, "/docs/", b"")
+        assert (answer.status, answer.headers["location"], answer.body) == (302, "/console/", b"")
         assert "content-type" not in answer.headers
     for method, status in (("OPTIONS", 200), ("POST", 405), ("PATCH", 405), ("TRACE", 405)):
         answer = await web.ask(request(method, "/"))

@@ -171,6 +171,8 @@ def test_what_needs_no_token(site: Site) -> None:
     for field in ("Accept: */*", "Authorization: Bearer wrong"):
         for path in ("/ping", "/health/live", "/health/ready", "/sdk/", "/sdk/client.js"):
             assert site.ask("GET", path, field).status == 200
+        for path in ("/console/", "/console/app.js"):
+            assert site.ask("GET", path, field).status == 200
         for path in ("/a%2Fk", "/v1/kv/a/k", "/v1/status", "*", "/nowhere/at/all"):
             answer = site.ask("OPTIONS", path, field, "Origin: https://a.example", "Access-Control-Request-Method: PUT")
             assert (answer.status, answer.body) == (200, b"")
@@ -504,7 +506,7 @@ def test_nothing_lies_behind_what_is_open(site: Site, path: str) -> None:
     assert value(site) == SECRET
 
 
-def test_a_browser_without_a_token_is_led_to_the_manual_and_told_no_key(site: Site) -> None:
+def test_a_browser_without_a_token_is_led_to_a_page_and_told_no_key(site: Site) -> None:
     html = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
     everything = (ALL,)
     for key in ("docs", "console"):
@@ -514,7 +516,7 @@ def test_a_browser_without_a_token_is_led_to_the_manual_and_told_no_key(site: Si
             for fields in ((), ("Authorization: Bearer wrong",), (bearer(("write",), ""),), (bearer(VERBS, "a/"),)):
                 for method in ("GET", "HEAD"):
                     answer = site.ask(method, f"/{key}", html, *fields)
-                    assert (answer.status, answer.headers.get("location"), answer.body) == (302, "/docs/", b"")
+                    assert (answer.status, answer.headers.get("location"), answer.body) == (302, f"/{key}/", b"")
                 assert site.ask("GET", f"/{key}", *fields).status in (401, 403)
                 assert site.ask("PUT", f"/{key}", html, *fields, body=b"x").status in (401, 403)
             answer = site.ask("GET", f"/{key}", html, ALL)

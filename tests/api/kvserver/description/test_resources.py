@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
+from kvserver.console import files as console
 from kvserver.description import openapi
 from kvserver.description.html import frame
 from kvserver.sdk.files import FILES
@@ -130,10 +131,37 @@ async def test_sdk_without_a_slash_is_a_key(web: Web) -> None:
 
 
 @scenario
+async def test_the_console(web: Web) -> None:
+    page = await web.ask(request("GET", "/console/"))
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.body == console.read_page()
+    assert page.headers["content-security-policy"] == console.SECURITY_POLICY
+    assert page.headers["cross-origin-opener-policy"] == "same-origin"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    for path, content, kind in [
+        ("/console/", page.body, page.headers["content-type"]),
+        *((f"/console/{name}", *held) for name, held in console.read_files().items()),
+    ]:
+        whole = await web.ask(request("GET", path))
+        assert (whole.status, whole.body, whole.headers["content-type"]) == (200, content, kind)
+        assert (whole.headers["cache-control"], whole.headers["x-content-type-options"]) == ("no-cache", "nosniff")
+        head = await web.ask(request("HEAD", path))
+        assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(content)))
+        known = await web.ask(request("GET", path, f"If-None-Match: {whole.headers['etag']}"))
+        assert (known.status, known.headers["cache-control"], known.body) == (304, "no-cache", b"")
+        refused = await web.ask(request("PUT", path, body=b"x"))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET,HEAD")
+    for name in ("index.html", "files.py", "app", "../app.js", "%61pp.js", "app.js/", "x"):
+        answer = await web.ask(request("GET", f"/console/{name}", "Accept: application/problem+json"))
+        assert (answer.status, json.loads(answer.body)["code"]) == (404, "no_such_resource")
+    assert web.shards.seen == []
+
+
+@scenario
 async def test_a_browser_is_led_to_the_page_where_there_is_no_such_key(web: Web) -> None:
     html = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
     for method in ("GET", "HEAD"):
-        for key, page in (("/docs", "/docs/"), ("/sdk", "/sdk/")):
+        for key, page in (("/docs", "/docs/"), ("/sdk", "/sdk/"), ("/console", "/console/")):
             answer = await web.ask(request(method, key, html))
             assert (answer.status, answer.headers["location"], answer.body) == (302, page, b"")
             assert "content-type" not in answer.headers
@@ -151,6 +179,7 @@ async def test_each_path_knows_the_methods_that_are_described(web: Web) -> None:
     for template, methods in described.items():
         path = template.replace("{key}", "k").replace("{prefix}", "p").replace("{code}", "not_found")
         path = path.replace("{file}", "client.js").replace("{chapter}", "keys")
+        path = path.replace("/console/client.js", "/console/app.js")
         allow = (await web.ask(request("OPTIONS", path))).headers["allow"].lower().split(",")
         if template == "/wal":
             allow.remove("head")  # it is refused with a word of its own

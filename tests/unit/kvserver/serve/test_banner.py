@@ -59,7 +59,7 @@ def test_the_addresses_are_those_that_are_listened_on() -> None:
 
 def test_a_store_alone_has_no_addresses_of_clients() -> None:
     shown = lines({"only": "store", "shards": "3"}, rest=None)
-    assert not {"REST", "feed", "manual", "workers"} & set(shown)
+    assert not {"REST", "feed", "console", "manual", "workers"} & set(shown)
     assert shown["shards"] == "3, not started here"
 
 

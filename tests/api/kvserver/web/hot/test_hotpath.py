@@ -375,6 +375,8 @@ REFUSED_ON_BOTH = [
     get("/v1/kv?delimiter=%2F&delimiter=:"),
     get("/docs"),
     get("/console"),
+    get("/console/"),
+    get("/console/app.js"),
     get("/docs", "Accept: text/html"),
     get("/sdk"),
     get("/sdk", "Accept: text/html"),
