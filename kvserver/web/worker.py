@@ -208,10 +208,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             board = Board.open(settings.board_path)
             _, row = board.workers.claim_row()
             tokens = Tokens(board)
+            store = StoreClient(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        store = StoreClient(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         store.start()
         hosts = Hosts.of(settings.allowed_hosts, settings.host, tokens.required)
         context = WorkerContext(board, row, Counts(), Pages(Origins(settings.origins), hosts), tokens, settings)

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from shards.host.board import Board
+from shards.files import safe_files
+from shards.host.board import Board, BoardError
 from shards.keys.eviction import STAMPS, record_use, stamp_at
 
 NAME: Final = "stamps"
@@ -32,21 +33,25 @@ def create_last_use_table(run_dir: Path, now_ms: int) -> None:
 def open_last_use_table(board: Board) -> memoryview[int] | None:
     """Map the table of the run that `board` belongs to; return its words, or None if the store evicts nothing.
 
-    Changes are seen by all processes at once. Raises `OSError`.
+    Changes are seen by all processes at once. Raises `BoardError` if something else is in its place.
     """
     if board.facts.on_full != "evict":
         return None
-    fd = os.open(board.path.parent / NAME, os.O_RDWR | os.O_CLOEXEC)
+    path = board.path.parent / NAME
     try:
-        return memoryview(mmap.mmap(fd, 4 * STAMPS)).cast("I")
-    finally:
-        os.close(fd)
+        fd = safe_files.open_regular(path, os.O_RDWR)
+        try:
+            return memoryview(mmap.mmap(fd, 4 * STAMPS)).cast("I")
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise BoardError(f"the table of last uses, {path}, cannot be used: {error}") from None
 
 
 def open_use_recorder(board: Board) -> Callable[[bytes, int], None] | None:
     """Return what records a use: a function of the key and of the steady time in milliseconds, for readers of the maps.
 
-    None if the store evicts nothing. Raises `OSError`.
+    None if the store evicts nothing. Raises `BoardError`.
     """
     words = open_last_use_table(board)
     return None if words is None else partial(record_use, words)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-from shards.host.board import Board
+import pytest
+
+from shards.host.board import Board, BoardError
 from shards.keys.eviction import STAMPS, record_use, stamp_at
 from shards.keys.last_use import NAME, create_last_use_table, open_last_use_table, open_use_recorder
 from tests.stores import new_store
@@ -49,6 +53,18 @@ def test_what_an_interrupted_making_left_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert (tmp_path / NAME).stat().st_size == 4 * STAMPS
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "put", [Path.mkdir, os.mkfifo, Path.touch, lambda path: path.symlink_to("/dev/zero"), lambda path: None]
+)
+def test_what_is_no_table_is_named(tmp_path: Path, put: Callable[[Path], object]) -> None:
+    store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
+    (store.run_dir / NAME).unlink()
+    put(store.run_dir / NAME)
+    with pytest.raises(BoardError, match=f"the table of last uses, {store.run_dir / NAME}, cannot be used"):
+        open_last_use_table(store.board)
+    store.close()
 
 
 def test_a_store_that_evicts_nothing_has_no_stamps(tmp_path: Path) -> None:
