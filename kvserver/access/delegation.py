@@ -3,7 +3,8 @@
 The text is a bearer token of its own: `kvd_`, then in base64url the grants and when they end, by the steady clock (see
 `shards.wire.clock`), and a code of that (HMAC-SHA-256, RFC 2104) under a key of this run of the server. No process
 stores anything, so there may be any number of them, and all end with the run. They never grant more than the token that
-they come from does at the time of use: `Tokens` sees to that.
+they come from does at the time of use: `Tokens` sees to that. They disclose nothing about it: in place of its id, which
+is a part of its hash, is a label, made of the id and the key.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MOST_SECONDS: Final = 3600
 """The longest lifetime."""
 MOST_GRANTS: Final = 16
 """Prefixes in one text."""
+MOST_PREFIX_BYTES: Final = 4096
+"""Bytes of all its prefixes: they travel with each request."""
 BEGINNING: Final = b"kvd_"
 
 _CODE_BYTES: Final = 32
@@ -39,17 +42,26 @@ class Signer:
         words = b"%016x%016x" % (board.id, board.facts.secret)
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver grants").digest()
 
+    def label_of(self, id: str) -> str:
+        """Return what stands for the token `id` in a text."""
+        return hashlib.blake2b(id.encode(), key=self._key, digest_size=8, person=b"label").hexdigest()
+
     def sign(self, grants: Grants) -> str:
-        """Return `grants` as text."""
-        content = _encode(grants)
+        """Return `grants` as text, with a label in place of the id of their token and without its name."""
+        content = _encode(msgspec.structs.replace(grants, name="", id=self.label_of(grants.id)))
         return (BEGINNING + urlsafe_b64encode(self._compute_code(content) + content).rstrip(b"=")).decode()
 
     def read(self, text: bytes) -> Grants | None:
-        """Return what was signed; None if `text` is not what `sign` returned in this run. It may have ended."""
+        """Return what was signed, which may have ended; None if `text` is not what `sign` returned in this run.
+
+        Its id is the label of its token.
+        """
         encoded = text.removeprefix(BEGINNING)
         try:
             signed = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
         except (binascii.Error, ValueError):
+            return None
+        if urlsafe_b64encode(signed).rstrip(b"=") != encoded:  # another way to write the same
             return None
         code, content = signed[:_CODE_BYTES], signed[_CODE_BYTES:]
         return _decode(content) if hmac.compare_digest(code, self._compute_code(content)) else None

@@ -34,6 +34,7 @@ class Grants(msgspec.Struct, frozen=True):
         id: the beginning of the token's SHA-256: another token of the same name has another. Empty without tokens.
         ends_ms: when these rights end, by the steady clock; 0: with the token. Others are a part of the token's rights
             that its bearer has handed on.
+        handed_on: names what was handed on first, if it was; empty otherwise.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Grants(msgspec.Struct, frozen=True):
     feed: tuple[bytes, ...] = ()
     admin: tuple[bytes, ...] = ()
     ends_ms: int = 0
+    handed_on: str = ""
 
     @classmethod
     def of(cls, name: str, id: str, allowed: Iterable[tuple[Verb, bytes]]) -> Grants:
@@ -69,8 +71,10 @@ class Grants(msgspec.Struct, frozen=True):
         prefixes: tuple[bytes, ...] = getattr(self, verb)
         return tuple(each for each in prefixes if each.startswith(prefix))
 
-    def hand_on(self, allowed: Iterable[tuple[Verb, bytes]], ends_ms: int) -> Grants:
+    def hand_on(self, allowed: Iterable[tuple[Verb, bytes]], ends_ms: int, name: str) -> Grants:
         """Return a part of these rights, which ends no later than they do: pairs of a verb and a prefix, in any order.
+
+        `name`: a new one for `handed_on`.
 
         Raises `Forbidden` for a pair that these rights do not cover.
         """
@@ -78,7 +82,8 @@ class Grants(msgspec.Struct, frozen=True):
         for verb, prefix in pairs:
             self.require_all(verb, prefix)
         ends_ms = min(ends_ms, self.ends_ms or ends_ms)
-        return msgspec.structs.replace(Grants.of(self.name, self.id, pairs), ends_ms=ends_ms)
+        part = Grants.of(self.name, self.id, pairs)
+        return msgspec.structs.replace(part, ends_ms=ends_ms, handed_on=self.handed_on or name)
 
     def within(self, outer: Grants) -> Grants:
         """Return these rights as far as `outer` has them, too."""

@@ -47,7 +47,7 @@ RENEW_S: Final = 10
 MOST: Final = 16_384
 """Unused, unexpired tickets of all tokens, which share them: each is a small file in memory."""
 SHARE: Final = range(16, 1025)
-"""Least and most tickets of one token."""
+"""Least and most tickets of one token. A part of its rights that was handed on has the least."""
 
 _FORM: Final = re.compile(rb"kvt_([0-9a-f]{16})[A-Za-z0-9_-]{43}")
 _LABEL: Final = re.compile(r"[0-9a-f]{16}")
@@ -103,7 +103,8 @@ class Tickets:
         if self._tokens.required:
             directory = self._directory / label
             try:
-                self._require_share(directory, now.steady_ms)
+                share = SHARE[0] if grants.handed_on else max_tickets(self._tokens.count)
+                self._require_share(directory, share, now.steady_ms)
                 _write_ticket(directory / _file_name(ticket), _Ticket(grants, kind, ends_ms))
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
@@ -113,9 +114,8 @@ class Tickets:
                 raise kv_error_of(error, "the ticket cannot be written") from None
         return ticket.decode(), ends_ms - now.behind_ms
 
-    def _require_share(self, directory: Path, now_ms: int) -> None:
-        """Raise `Overloaded` if the token whose tickets are in `directory` has its share of them."""
-        share = max_tickets(self._tokens.count)
+    def _require_share(self, directory: Path, share: int, now_ms: int) -> None:
+        """Raise `Overloaded` if the token whose tickets are in `directory` has its `share` of them."""
         if _count_files(directory) < share:
             self._next_end_ms.pop(directory, None)
             return
@@ -172,10 +172,13 @@ class Tickets:
     def _label_of(self, grants: Grants) -> str:
         """Return the name of the directory for the tickets of a token's bearer.
 
-        Those who have a part of the rights share another one: a resumed stream has no ticket that says which part.
+        What was handed on has one of its own: its bearers take no ticket away from others, and a stream of theirs is
+        not resumed, since its ticket does not say with which part of the rights.
         """
-        person = b"part of a token" if grants.ends_ms else b"token"
-        return hashlib.blake2b(grants.id.encode(), key=self._key, digest_size=8, person=person).hexdigest()
+        if not grants.handed_on:
+            return hashlib.blake2b(grants.id.encode(), key=self._key, digest_size=8, person=b"token").hexdigest()
+        whose = f"{grants.id} {grants.handed_on}".encode()
+        return hashlib.blake2b(whose, key=self._key, digest_size=8, person=b"part of a token").hexdigest()
 
     def _authentication_code(self, ticket: bytes, stamp: bytes) -> bytes:
         return hmac.digest(self._key, stamp + ticket, "sha256")[:_CODE_BYTES]

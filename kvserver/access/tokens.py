@@ -13,6 +13,7 @@ import errno
 import hashlib
 import hmac
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -120,6 +121,7 @@ class Tokens:
         self.generation = 0
         self._tokens: list[Token] = []
         self._known: dict[bytes, Grants] = {}  # by the SHA-256 of headers that named one of them
+        self._labels: dict[str, Grants] = {}  # by label, made when the first is looked up
         try:
             self._read_published()
         except (OSError, msgspec.MsgspecError) as error:
@@ -140,6 +142,7 @@ class Tokens:
         if generation:
             self._tokens = _decode(_read_file(self._path)).tokens
         self._known.clear()
+        self._labels.clear()
         self.generation = generation
         self.required = generation > 0
 
@@ -182,10 +185,19 @@ class Tokens:
     def _authenticate_delegate(self, text: bytes) -> Grants:
         """Return the rights that were handed on as `text`. Raises `InvalidToken`."""
         signed = self._signer.read(text)
-        current = None if signed is None else self.current_grants(signed)
+        token = None if signed is None else self._find_labelled(signed.id)
+        if signed is None or token is None:
+            raise InvalidToken
+        current = self.current_grants(msgspec.structs.replace(signed, name=token.name, id=token.id))
         if current is None:
             raise InvalidToken
         return current
+
+    def _find_labelled(self, label: str) -> Grants | None:
+        """Return the grants of the token with the label `label`; None if there is none."""
+        if not self._labels:
+            self._labels = {self._signer.label_of(grants.id): grants for grants in self.all_grants()}
+        return self._labels.get(label)
 
     def hand_on(self, grants: Grants, allowed: Iterable[tuple[Verb, bytes]], seconds: float) -> tuple[str, int]:
         """Hand a part of the rights of a token's bearer on; return the text to send as a token, and when it ends.
@@ -194,7 +206,7 @@ class Tokens:
         `Forbidden` if the bearer does not have them.
         """
         now = self._board.now()
-        part = grants.hand_on(allowed, now.steady_ms + int(seconds * 1000))
+        part = grants.hand_on(allowed, now.steady_ms + int(seconds * 1000), secrets.token_hex(8))
         return self._signer.sign(part), part.ends_ms - now.behind_ms
 
     @property

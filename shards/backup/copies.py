@@ -156,6 +156,11 @@ class StreamCopy:
             self._tar.addfile(self._describe(name, tarfile.DIRTYPE, 0o700))
             self._directories.add(name)
 
+    def abandon(self) -> None:
+        """Write nothing more. Otherwise tarfile ends the archive when it is collected, where that may fail."""
+        if self._tar.fileobj is not None:
+            self._tar.fileobj.closed = True  # type: ignore[attr-defined]  # its own stream, which has no other way
+
     @staticmethod
     def _describe(name: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo:
         info = tarfile.TarInfo(name)

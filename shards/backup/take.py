@@ -116,7 +116,18 @@ def stream_backup(
 
     Raises what `back_up` does. The stream is incomplete then: what is unpacked of it is no backup.
     """
-    return _copy_store(source, lambda secret: StreamCopy(stream, secret, report), version, segment)
+    copies: list[StreamCopy] = []
+
+    def open_copy(secret: int) -> StreamCopy:
+        copies.append(StreamCopy(stream, secret, report))
+        return copies[0]
+
+    try:
+        return _copy_store(source, open_copy, version, segment)
+    except BaseException:
+        for copy in copies:
+            copy.abandon()
+        raise
 
 
 def _copy_store(source: BackupSource, open_copy: Callable[[int], BackupCopy], version: str, segment: int) -> Archive:

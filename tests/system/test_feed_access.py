@@ -182,6 +182,19 @@ def test_a_page_gets_a_part_of_the_rights_of_its_backend(guarded: Guarded) -> No
     assert ask(guarded, headers=again, ticket=once).status_code == 401, "no stream is resumed with more rights"
 
 
+def test_no_page_takes_the_tickets_of_another(guarded: Guarded) -> None:
+    one, other = (hand_on(guarded, "all", 600, **{f"u/{n}/": ["feed"]}) for n in (1, 2))
+    with guarded.server.client() as client:
+        asked = [client.post("/v1/tickets", json={"for": "sse"}, headers=one).status_code for _ in range(20)]
+        assert asked == [201] * 16 + [503] * 4
+        narrower = {"for": "kv", "grants": [{"prefix": "u/1/x", "allow": ["feed"]}]}
+        inner = client.post("/v1/tickets", json=narrower, headers=one).json()["ticket"]
+        bearer_of_inner = {"Authorization": f"Bearer {inner}"}
+        assert client.post("/v1/tickets", json={"for": "sse"}, headers=bearer_of_inner).status_code == 503
+        assert client.post("/v1/tickets", json={"for": "sse"}, headers=other).status_code == 201
+        assert client.post("/v1/tickets", json={"for": "sse"}, headers=authorization("all")).status_code == 201
+
+
 def test_what_was_handed_on_ends_with_its_time_and_with_its_token(guarded: Guarded) -> None:
     short = hand_on(guarded, "all", 2, **{"rooms/": ["feed"]})
     long = hand_on(guarded, "all", 600, **{"rooms/": ["feed"]})

@@ -55,12 +55,11 @@ def back_up_store(to: str, **given: str | None) -> None:
     interruptible()
     lower_priority()
     try:
+        take = _choose_take(to)
         with progress_bar("backup") as report:
-            archive = _back_up(settings, _choose_take(to), report)
+            archive = _back_up(settings, take, report)
     except (CommandRefused, BackupError, ManifestError, LogError, NoPlace, Damaged) as error:
         exit_with(error)
-    except BrokenPipeError as error:
-        exit_for_output(error)
     except OSError as error:
         exit_with(f"no backup was taken: {explain_os_error(error, None)}")
     files = len(archive.manifest.files) + len(archive.log) + 1
@@ -79,14 +78,21 @@ def _choose_take(to: str) -> Take:
     """Return what takes a backup to the directory `to`, or to standard output. Raises `CommandRefused`."""
     if to != STREAM:
         return lambda source, report: back_up(source, Path(to), __version__, report)
+    if sys.stdout is None:
+        raise CommandRefused("standard output is closed: redirect it, as in `kvserver backup - > store.tar`")
     if sys.stdout.isatty():
         raise CommandRefused("the backup would go to the terminal: redirect it, as in `kvserver backup - > store.tar`")
     return _stream
 
 
 def _stream(source: BackupSource, report: Report) -> Archive:
-    archive = stream_backup(source, sys.stdout.buffer, __version__, report)
-    sys.stdout.buffer.flush()
+    try:
+        archive = stream_backup(source, sys.stdout.buffer, __version__, report)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        if error.filename is not None:  # of the store
+            raise
+        exit_for_output(error)
     return archive
 
 

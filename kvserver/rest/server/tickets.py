@@ -8,7 +8,7 @@ import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Meta
 
-from kvserver.access.delegation import MOST_GRANTS, MOST_SECONDS
+from kvserver.access.delegation import MOST_GRANTS, MOST_PREFIX_BYTES, MOST_SECONDS
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens
@@ -69,8 +69,10 @@ class TicketOffice:
         resp.data = msgspec.json.encode({"ticket": text, "expires": rfc3339(expires_ms)})
 
     def _issue(self, grants: Grants, asked: Asked) -> tuple[str, int]:
-        """Return a ticket, and when it ends, in Unix milliseconds. Raises what its issuer raises."""
+        """Return a ticket, and when it ends, in Unix milliseconds. Raises `BadRequest`, and what its issuer raises."""
         if isinstance(asked, ForRequests):
+            if sum(len(each.prefix.encode()) for each in asked.grants) > MOST_PREFIX_BYTES:
+                raise BadRequest(f"the prefixes of a ticket may have {MOST_PREFIX_BYTES} bytes in all")
             pairs = [(verb, each.prefix.encode()) for each in asked.grants for verb in each.allow]
             return self._tokens.hand_on(grants, pairs, asked.ttl)
         return self._tickets.issue(grants, "sse" if isinstance(asked, ForSse) else "websocket")

@@ -94,15 +94,16 @@ def test_a_part_is_handed_on_if_all_of_it_is_granted(
     grants = Grants.of("n", "i", own)
     if not all(grants.may_all(verb, prefix) for verb, prefix in part):
         with pytest.raises(Forbidden):
-            grants.hand_on(part, 100)
+            grants.hand_on(part, 100, "first")
         return
-    handed = grants.hand_on(part, 100)
-    assert (handed.name, handed.id, handed.ends_ms) == ("n", "i", 100)
+    handed = grants.hand_on(part, 100, "first")
+    assert (handed.name, handed.id, handed.ends_ms, handed.handed_on) == ("n", "i", 100, "first")
     for verb in VERBS:
         for key in KEYS:
             assert handed.may(verb, key) == allowed(part, verb, key)
-    assert handed.hand_on(part, 99).ends_ms == 99
-    assert handed.hand_on(part, 101).ends_ms == 100
+    assert handed.hand_on(part, 99, "second").ends_ms == 99
+    assert handed.hand_on(part, 99, "second").handed_on == "first"
+    assert handed.hand_on(part, 101, "second").ends_ms == 100
 
 
 @given(pairs, pairs)

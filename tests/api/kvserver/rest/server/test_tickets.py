@@ -98,6 +98,14 @@ def grants_of(*prefixes: str) -> list[dict[str, object]]:
         ({"grants": grants_of("a/"), "ttl": "60"}, 400),
         ({"grants": grants_of(*(f"a/{n}" for n in range(17)))}, 400),
         ({"grants": grants_of("x" * 512)}, 400),
+        (
+            {"grants": grants_of("é" * 511, "z" * 511, "y" * 511, "x" * 511, "w" * 511, "v" * 511, "u" * 511, "t" * 8)},
+            201,
+        ),
+        (
+            {"grants": grants_of("é" * 511, "z" * 511, "y" * 511, "x" * 511, "w" * 511, "v" * 511, "u" * 511, "t" * 9)},
+            400,
+        ),
         ({"grants": []}, 400),
         ({}, 400),
         ({"grants": [{"prefix": "a/", "allow": []}]}, 400),

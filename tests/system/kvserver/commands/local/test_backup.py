@@ -137,6 +137,11 @@ def test_a_backup_goes_to_a_stream_that_tar_unpacks(new_server: NewServer, tmp_p
     assert done.returncode == 0 and done.stdout == "", done
     assert f"revision {revision} was written to standard output" in done.stderr
     assert Archive.load(unpacked).last_revision == revision
+    full = subprocess.run(f"{take} > /dev/full", shell=True, capture_output=True, text=True, timeout=60)
+    assert full.stderr == "kvserver: cannot write to standard output: No space left on device\n"
+    closed = subprocess.run(f"{take} >&-", shell=True, capture_output=True, text=True, timeout=60)
+    assert closed.stderr.startswith("kvserver: standard output is closed: redirect it")
+    assert full.returncode == closed.returncode == 1
     cut = subprocess.run(f"{take} | head -c 100", shell=True, capture_output=True, timeout=60)
     assert (len(cut.stdout), cut.stderr) == (100, b"")
     assert pinned_lsns(server.data_dir / "locks") == ()
