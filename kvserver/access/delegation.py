@@ -34,13 +34,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Grants).decode
 
 
+def derive_key(board: Board, purpose: bytes) -> bytes:
+    """Return the secret key of this run for `purpose`, at most 16 bytes that no other purpose has."""
+    # Two random words that no client ever gets: of this run, and of the store.
+    words = b"%016x%016x" % (board.id, board.facts.secret)
+    return hashlib.blake2b(words, digest_size=32, person=purpose).digest()
+
+
 class Signer:
     """Signs grants, and reads what was signed in this run."""
 
     def __init__(self, board: Board) -> None:
-        # Two random words that no client ever gets: of this run, and of the store.
-        words = b"%016x%016x" % (board.id, board.facts.secret)
-        self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver grants").digest()
+        self._key = derive_key(board, b"kvserver grants")
 
     def label_of(self, id: str) -> str:
         """Return what stands for the token `id` in a text."""

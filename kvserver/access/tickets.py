@@ -31,6 +31,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from kvserver.access.delegation import derive_key
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from shards.host.board import Board
@@ -82,9 +83,7 @@ class Tickets:
         self._directory = board.path.with_name(DIRECTORY)
         self._next_end_ms: dict[Path, int] = {}
         """By token that has used up its share: when the first of its tickets ends."""
-        # Two random words that no client ever gets: of this run, and of the store.
-        words = b"%016x%016x" % (board.id, board.facts.secret)
-        self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
+        self._key = derive_key(board, b"kvserver tickets")
 
     def issue(self, grants: Grants, kind: Kind) -> tuple[str, int]:
         """Issue a ticket to the bearer of a token; return it, and when it ends, in Unix milliseconds.
