@@ -42,6 +42,9 @@ class BackupCopy(Protocol):
     def finish(self, archive: Archive) -> None:
         """Write the description of the backup, which completes it. Raises `OSError`."""
 
+    def close(self) -> None:
+        """Write nothing more, finished or not."""
+
 
 class _Progress:
     """Counts bytes for a report."""
@@ -107,6 +110,9 @@ class DirectoryCopy:
             DISK.sync_directory(directory)
         checksummed_json.write(archive, self._target / NAME, self._target / UNFINISHED)
 
+    def close(self) -> None:
+        """See `BackupCopy`. No file is open between two calls."""
+
     def _make_directory(self, path: Path) -> None:
         if path not in self._directories and path != self._target:
             self._make_directory(path.parent)
@@ -156,8 +162,8 @@ class StreamCopy:
             self._tar.addfile(self._describe(name, tarfile.DIRTYPE, 0o700))
             self._directories.add(name)
 
-    def abandon(self) -> None:
-        """Write nothing more. Otherwise tarfile ends the archive when it is collected, where that may fail."""
+    def close(self) -> None:
+        """See `BackupCopy`. Otherwise tarfile ends the archive when it is collected, where that may fail."""
         if self._tar.fileobj is not None:
             self._tar.fileobj.closed = True  # type: ignore[attr-defined]  # its own stream, which has no other way
 

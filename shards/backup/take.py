@@ -116,18 +116,7 @@ def stream_backup(
 
     Raises what `back_up` does. The stream is incomplete then: what is unpacked of it is no backup.
     """
-    copies: list[StreamCopy] = []
-
-    def open_copy(secret: int) -> StreamCopy:
-        copies.append(StreamCopy(stream, secret, report))
-        return copies[0]
-
-    try:
-        return _copy_store(source, open_copy, version, segment)
-    except BaseException:
-        for copy in copies:
-            copy.abandon()
-        raise
+    return _copy_store(source, lambda secret: StreamCopy(stream, secret, report), version, segment)
 
 
 def _copy_store(source: BackupSource, open_copy: Callable[[int], BackupCopy], version: str, segment: int) -> Archive:
@@ -136,6 +125,7 @@ def _copy_store(source: BackupSource, open_copy: Callable[[int], BackupCopy], ve
         manifest, files = _open_snapshot(source.data_dir, stack)
         held.keep_from(manifest.replay_lsn)
         copy = open_copy(manifest.secret)
+        stack.callback(copy.close)
         begin = manifest.replay_lsn - manifest.replay_lsn % segment
         copy.expect(manifest.snapshot_bytes + source.tail(manifest) - begin)
         for file, fd in files:
