@@ -2,10 +2,14 @@
 
 Sent by PUB to every gateway, only while the board says that a client listens; best effort. The lines of one turn of the
 sender's loop travel in one message.
+
+ZeroMQ connects and subscribes in its own time, and drops what is published before. So a gateway calls the roll before
+its first client listens: who answers is heard.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,7 +17,7 @@ from typing import Final
 import zmq
 
 from shards.host.board import Board, GatewayRow
-from shards.wire.protocol import Activity, ActivityKind, encode_activity
+from shards.wire.protocol import Activity, ActivityKind, encode_activity, encode_presence
 
 _MOST_LINES: Final = 10_000  # of one turn
 
@@ -36,7 +40,7 @@ class ActivityFeed:
         self._board, self._run_dir, self._soon, self._but = board, run_dir, soon, but
         self._socket = context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._connected: set[int] = set()  # rows
+        self._connected: dict[int, int] = {}  # row: the roll call of that gateway that was answered last
         self._listening_at: list[int] = []  # words of the board
         self._lines: list[Activity] = []
 
@@ -50,13 +54,19 @@ class ActivityFeed:
         return False
 
     def refresh(self) -> None:
-        """Find the gateways on the board, and connect to new ones."""
+        """Find the gateways on the board, connect to new ones, and answer their roll calls."""
         rows = [(index, row) for index, row in enumerate(self._board.gateways) if row.pid and index != self._but]
         self._listening_at = [row.base + GatewayRow.listening.index for _, row in rows]
-        for index, _ in rows:
+        is_called = False
+        for index, row in rows:
             if index not in self._connected:
                 self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
-                self._connected.add(index)
+                self._connected[index] = 0
+            roll_call = row.roll_call
+            if self._connected[index] != roll_call:
+                self._connected[index], is_called = roll_call, True
+        if is_called:
+            self._socket.send(encode_presence(os.getpid()), zmq.DONTWAIT)
 
     def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
         """Add a line to this turn's message, if a client listens. `end`: its place in the history, else the end."""

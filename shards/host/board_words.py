@@ -223,6 +223,7 @@ class GatewayRow(ProcessRow):
     clients = Word(3)
     listening = Word(4)  # how many clients want activity
     position = Word(5)  # revision up to which events were shown
+    roll_call = Word(6)  # how often web workers were asked to show that their activity arrives
 
     COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records", *TRAFFIC)
 

@@ -569,6 +569,20 @@ def count_changes(events: Iterable[Event]) -> int:
     return sum(len(event.changes) if isinstance(event, Atomic) else 1 for event in events)
 
 
+_PRESENT = b"present "
+
+
+def encode_presence(pid: int) -> bytes:
+    """Encode the answer of process `pid` to a gateway's roll call."""
+    return _PRESENT + b"%d" % pid
+
+
+def decode_presence(frame: bytes) -> int | None:
+    """Return the pid in an answer to a roll call; None if `frame` is something else, as lines of activity are."""
+    pid = frame.removeprefix(_PRESENT)
+    return int(pid) if pid != frame and pid.isdigit() else None
+
+
 def encode_activity(lines: Sequence[Activity]) -> bytes:
     """Encode `lines` as one frame."""
     return _encode(lines)

@@ -106,8 +106,10 @@ def running_site(shards: int, max_value: int, hot: bool = False, pages: Pages | 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             made = Site(runner, store, moved, hot, pages)
             runner.run(made.start())
-            yield made
-            runner.run(made.front.close())
-            made.client.close()
+            try:
+                yield made
+            finally:  # to close a loop with open handles takes for ever
+                runner.run(made.front.close())
+                made.client.close()
     store.close()
     shutil.rmtree(place)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, Opcode
@@ -371,6 +372,34 @@ def test_another_gateway_takes_over(new_server: Callable[..., Server]) -> None:
     with watching(server) as client:
         put(server, [("k", "v")])
         assert client.recv(10) == "Insert { key: k, value: v }"
+
+
+def test_activity_is_whole_from_the_first_moment(new_server: Callable[..., Server]) -> None:
+    """Of every web worker, after a start and after gateways and workers were replaced."""
+    server = new_server("--shards", "1", "--workers", "4", "--gateways", "1").start()
+    for turn in range(4):
+        with watching(server) as client, server.client() as http_client:
+            for at in range(12):  # a connection for each, so that every worker gets some
+                http_client.get(f"/{turn}.{at}", headers={"Connection": "close"})
+            http_client.put("/end", content=b"")
+            shown = lines_until(client, "Insert { key: end, value:  }")
+        # In any order: the lines of several workers may overtake one another.
+        assert sorted(shown[:-1]) == sorted(f"Read {{ key: {turn}.{at}}}" for at in range(12))
+        status = server.status()
+        gone = [row["pid"] for row in (status["gateways"] if turn % 2 else status["workers"])]
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        kind = "gateways" if turn % 2 else "workers"
+        wait_for(partial(is_replaced, server, kind, gone), "their successors")
+
+
+def is_replaced(server: Server, kind: str, gone: list[int]) -> bool:
+    """Whether as many processes as are `gone` serve in their place."""
+    try:
+        rows = server.status()[kind]
+    except httpx.TransportError:
+        return False
+    return len(rows) == len(gone) and not {row["pid"] for row in rows} & set(gone)
 
 
 def test_a_stop_tells_every_client(new_server: Callable[..., Server]) -> None:

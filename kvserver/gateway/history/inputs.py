@@ -16,7 +16,7 @@ from kvserver.store.activity import ActivityFeed
 from shards.files.kept_file import KeptFile
 from shards.host.board import Board
 from shards.wire.errors import ProtocolError
-from shards.wire.protocol import Activity, ActivityKind, decode_activity
+from shards.wire.protocol import Activity, ActivityKind, decode_activity, decode_presence
 
 QUEUE: Final = 256
 """Records, of 64 KiB at most, that ZeroMQ keeps for us from each shard (its high-water mark). The log has them all."""
@@ -25,7 +25,11 @@ _MOST_MESSAGES: Final = 512  # of a socket in one turn
 
 
 class GatewayInputs:
-    """Owns the sockets of one gateway. Only the greenlet that follows the history may call its methods, but `wake`."""
+    """Owns the sockets of one gateway. Only the greenlet that follows the history may call its methods, but `wake`.
+
+    Attributes:
+        heard: pids that have answered a roll call: their activity arrives.
+    """
 
     def __init__(self, board: Board, run_dir: Path, index: int) -> None:
         """Connect to the shards' sockets and bind the activity socket of row `index`, both in `run_dir`."""
@@ -38,6 +42,7 @@ class GatewayInputs:
         activity = run_dir / f"gateway-{index}.activity"
         self._activity_file = KeptFile(activity, partial(self._activity.bind, f"ipc://{activity}"))
         self._is_subscribed = False
+        self.heard: set[int] = set()
         self._arrived = Event()
         self._others = ActivityFeed(self._context, board, run_dir, self._arrived.set, but=index)
         loop = gevent.get_hub().loop
@@ -59,6 +64,9 @@ class GatewayInputs:
     def receive_activity(self) -> Iterator[list[Activity]]:
         """Yield the lines of activity that have arrived."""
         for message in _receive(self._activity):
+            if (pid := decode_presence(message)) is not None:
+                self.heard.add(pid)
+                continue
             with contextlib.suppress(ProtocolError):  # another version's, while gateways are replaced
                 yield decode_activity(message)
 

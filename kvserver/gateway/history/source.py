@@ -29,7 +29,7 @@ from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.wal.tail import PlacedFrame, Position
 from kvserver.gateway.wal.views import View
-from shards.host.board import Board, GatewayRow
+from shards.host.board import Board, GatewayRow, ProcessRow
 from shards.log import records
 from shards.log.reader import LogReader, Trimmed
 from shards.log.records import HEADER, Record
@@ -37,6 +37,8 @@ from shards.wire.protocol import Activity, ActivityKind
 
 log = logging.getLogger(__name__)
 
+REPORTERS_S: Final = 0.5
+"""The most that a client that wants activity waits until all web workers report to this gateway."""
 LOOK_S: Final = 0.02
 """How long to wait for PUB before the log is read."""
 IDLE_S: Final = 0.1
@@ -84,6 +86,7 @@ class LogFollower:
             wake: called when there may be more for the client. Must not block.
             budget: of the client's address.
         """
+        self._await_reporters()
         self._catch_up()
         self._row.listening += 1  # before the end is read: what is done from now on is reported
         lsn, following = self._board.history()
@@ -98,6 +101,8 @@ class LogFollower:
 
     def add_observer(self, observer: HistoryObserver) -> None:
         """Show the history to a client of `/v1/feed` from now on."""
+        if observer.listens:
+            self._await_reporters()
         self._catch_up()
         self.history.observers.add(observer)
         self._count_clients()
@@ -110,6 +115,16 @@ class LogFollower:
     @property
     def _clients(self) -> int:
         return len(self._wal) + len(self.history.observers)
+
+    def _await_reporters(self) -> None:
+        """Wait until the activity of every serving web worker is known to arrive here, or for `REPORTERS_S`."""
+        give_up_at = time.monotonic() + REPORTERS_S
+        while not self._inputs.heard.issuperset(self._serving_workers()) and time.monotonic() < give_up_at:
+            self._row.roll_call += 1
+            gevent.sleep(0.01)
+
+    def _serving_workers(self) -> set[int]:
+        return {row.pid for _, row in self._board.workers.living_rows() if row.state == ProcessRow.UP}
 
     def _catch_up(self) -> None:
         """Skip what is visible already, if this is the first client after an idle period."""
@@ -163,6 +178,7 @@ class LogFollower:
     def each_second(self) -> None:
         """Let all parts look after themselves."""
         self._inputs.restore_file()
+        self._inputs.heard &= self._serving_workers()  # a pid may come back as another process's
         self._wal.each_second()
         self.history.each_second()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import zmq
@@ -12,6 +13,7 @@ from shards.wire.protocol import (
     Delete,
     Put,
     decode_activity,
+    decode_presence,
 )
 from tests.api.kvserver.store.tools import collect, routing
 from tests.stores import Store
@@ -20,11 +22,8 @@ from tests.stores import Store
 def test_activity_goes_to_gateways_only_while_somebody_listens(store: Store) -> None:
     async def main() -> None:
         context: zmq.Context[Any] = zmq.Context()
-        subscriber = context.socket(zmq.SUB)
-        subscriber.setsockopt(zmq.SUBSCRIBE, b"")
-        subscriber.setsockopt(zmq.LINGER, 0)
         index, row = store.board.gateways.claim_row()
-        subscriber.bind(f"ipc://{store.run_dir}/gateway-{index}.activity")
+        subscriber = new_gateway_socket(context, store, index)
         try:
             async with routing(store) as client:
                 client.get(b"nobody listens")
@@ -70,3 +69,36 @@ def received(subscriber: zmq.Socket[Any]) -> list[Activity]:
     while subscriber.poll(0):
         lines += decode_activity(subscriber.recv())
     return lines
+
+
+def test_a_roll_call_is_answered_when_what_comes_next_arrives(store: Store) -> None:
+    async def main() -> None:
+        context: zmq.Context[Any] = zmq.Context()
+        index, row = store.board.gateways.claim_row()
+        row.listening = 1
+        subscriber = new_gateway_socket(context, store, index)
+        try:
+            async with routing(store) as client, asyncio.timeout(20):
+                frames: list[bytes] = []
+                while not frames:
+                    row.roll_call += 1
+                    await asyncio.sleep(0.01)
+                    frames = [subscriber.recv() for _ in range(subscriber.poll(0))]
+                assert {decode_presence(frame) for frame in frames} == {os.getpid()}
+                client.get(b"key")
+                while decode_presence(frame := await asyncio.to_thread(subscriber.recv)) is not None:
+                    pass
+                assert [line.subject for line in decode_activity(frame)] == [b"key"]
+        finally:
+            row.listening = 0
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
+def new_gateway_socket(context: zmq.Context[Any], store: Store, index: int) -> zmq.Socket[Any]:
+    subscriber = context.socket(zmq.SUB)
+    subscriber.setsockopt(zmq.SUBSCRIBE, b"")
+    subscriber.setsockopt(zmq.LINGER, 0)
+    subscriber.bind(f"ipc://{store.run_dir}/gateway-{index}.activity")
+    return subscriber

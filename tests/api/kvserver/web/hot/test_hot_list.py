@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kvserver.access.tokens import publish_tokens
 from tests import effort
-from tests.api.kvserver.web.hot.test_hotpath import Roads, get, put, roads, same
+from tests.api.kvserver.web.hot.test_hotpath import MAX_VALUE, Roads, get, put, roads, same, token
+from tests.api.site import running_site
 
 __all__ = ["roads"]  # a fixture
 
@@ -128,6 +131,23 @@ PARAMETERS = st.fixed_dictionaries(
 @given(st.lists(PARAMETERS, min_size=1, max_size=4))
 def test_any_lists_have_one_answer(filled: Roads, asked: list[dict[str, Any]]) -> None:
     same(filled, *[listed(**parameters) for parameters in asked])
+
+
+def test_tokens_count_in_lists_on_both(roads: Roads) -> None:
+    tokens = [token("all", (b"",), (b"",)), token("some", (b"a", b"c/"), ()), token("writes", (), (b"",))]
+    asked = [listed(), listed(prefix="a"), listed(prefix="a/", limit=1), listed(prefix="b"), listed(delimiter="/")]
+    with ExitStack() as stack:
+        sites = [stack.enter_context(running_site(2, MAX_VALUE, hot=hot)) for hot in (True, False)]
+        for site in sites:
+            for key in KEYS:  # one by one: of keys filled at once the shards' order is open
+                site.fill([key])
+            publish_tokens(site.store.board, tokens)
+            assert site.front.context.tokens.refresh()
+        closed = Roads(*sites, roads.taken)
+        for bearer, count in {"all": 5, "some": 4, "writes": 0, "nobody": 0}.items():
+            roads.taken.clear()
+            same(closed, *[each[:-2] + f"Authorization: Bearer {bearer}\r\n\r\n".encode() for each in asked])
+            assert len(roads.taken) == count, bearer
 
 
 def test_a_list_is_reported(filled: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
