@@ -5,6 +5,7 @@ From the ground up; a package imports lower ones only (`tests/unit/test_layers.p
 - `wire`: what processes say to each other: keys, the two kinds of time, errors, messages. Pure.
 - `files`: files that another user may have touched: safe to open, to lock, to replace.
 - `host`: the machine: shared memory (the board), fences, processes, logs, settings.
+- `order`: the one order of messages that the machines of a cluster share, and what follows from it.
 - `keys`: what a change decides: the dict of a shard, the rules, expiry and eviction.
 - `log`: the one history of all changes: records, append, flush, segments, recovery, epochs.
 - `maps`: the view of the log that answers reads: one LMDB file per shard, and its snapshots.

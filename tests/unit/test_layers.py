@@ -20,7 +20,7 @@ MODULES = {
 }
 
 FLOORS = {
-    "shards": ("wire", "files", "host", "keys", "log", "maps", "server", "backup", "__main__"),
+    "shards": ("wire", "files", "host", "order", "keys", "log", "maps", "server", "backup", "__main__"),
     "kvserver": (
         "api",
         "http",
@@ -94,6 +94,15 @@ PURE = (
     "kvserver.client.errors",
     "kvserver.client.model",
     "shards.log.records",
+    "shards.order.follower",
+    "shards.order.history",
+    "shards.order.link",
+    "shards.order.membership",
+    "shards.order.messages",
+    "shards.order.order",
+    "shards.order.proposer",
+    "shards.order.replica",
+    "shards.order.stream",
     "shards.server.request_queue",
     "kvserver.access.grants",
     "kvserver.http.compression",
