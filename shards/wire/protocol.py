@@ -89,6 +89,10 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
                     withheld, reply bin                     `Once` did. at: the place of its last event in the record,
                                                             from 0; slot: of its keys; reply: a reply as MessagePack,
                                                             whose revision ~n is that of the record's event n
+    7 Placed        sequence, done, state bin               on a machine of a cluster, last of all: which message of the
+                                                            order the record is of, how many of its operations are
+                                                            decided with this record and those before it, and what the
+                                                            messages before it add up to (`shards.order.replica`)
 
 **PUB**, shard to gateways: one frame, a log record as in the log, or, where the record is larger than
 `PUBLISH_BYTES`, its header alone. Messages may be lost; the log has them all.
@@ -357,6 +361,12 @@ class Outcome(_Wire, tag=6):
     reply: bytes
 
 
+class Placed(_Wire, tag=7):
+    sequence: int
+    done: int
+    state: bytes
+
+
 ActivityKind = Literal["read", "list", "list_prefix", "delete", "delete_prefix", "delete_all", "heartbeat"]
 
 
@@ -387,6 +397,7 @@ class MalformedRequest(ProtocolError):
         self.id = id
 
 
+_NO_EVENTS = frozenset({Outcome, Placed})  # of what a record's payload holds
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec leaves a `str` of bad UTF-8 to Python's own error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -394,7 +405,8 @@ _encode, _encode_into = _encoder.encode, _encoder.encode_into
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 _decode_part = msgspec.msgpack.Decoder(tuple[list[int], list[Reply]]).decode
-_decode_events = msgspec.msgpack.Decoder(list[Event | Outcome]).decode
+_decode_events = msgspec.msgpack.Decoder(list[Event | Outcome | Placed]).decode
+_decode_placed = msgspec.msgpack.Decoder(Placed).decode
 _decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
 _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
 
@@ -512,8 +524,9 @@ def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
     return id, places, replies
 
 
-def encode_events(events: Sequence[Event | Outcome]) -> bytes:
-    """Encode `events`, outcomes last, as the payload of the log record that commits them."""
+def encode_events(events: Sequence[Event | Outcome | Placed]) -> bytes:
+    """Encode `events`, then outcomes, then the place in the order if there is one, as the payload of the log record
+    that commits them."""
     return _encode(events)
 
 
@@ -524,17 +537,37 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
 
 def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome]]:
     """Decode the events of a record's payload, and the outcomes after them. Raises `ProtocolError`."""
+    events, outcomes, _ = decode_placed_record(payload)
+    return events, outcomes
+
+
+def decode_placed_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome], Placed | None]:
+    """Decode a record's payload as `decode_record` does, and its place in the order of a cluster, if it has one."""
     try:
         decoded = _decode_events(payload)
     except _UNREADABLE as error:
         raise ProtocolError(f"events: {error}") from None
-    if Outcome not in map(type, decoded):
-        return cast("list[Event]", decoded), []
-    events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
+    if _NO_EVENTS.isdisjoint(map(type, decoded)):
+        return cast("list[Event]", decoded), [], None
+    placed = decoded.pop() if isinstance(decoded[-1], Placed) else None
+    events: list[Event] = [event for event in decoded if not isinstance(event, Outcome | Placed)]
     outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
     if len(events) + len(outcomes) < len(decoded):
-        raise ProtocolError("events: an outcome comes before an event")
-    return events, outcomes
+        raise ProtocolError("events: an outcome comes before an event, or a place in the order before another part")
+    return events, outcomes, cast("Placed | None", placed)
+
+
+def encode_placed(placed: Placed) -> bytes:
+    """Encode a place in the order by itself."""
+    return _encode(placed)
+
+
+def decode_placed(place: bytes) -> Placed:
+    """Decode what `encode_placed` made. Raises `ProtocolError`."""
+    try:
+        return _decode_placed(place)
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a place in the order: {error}") from None
 
 
 def encode_remembered(reply: Remembered) -> bytes:
