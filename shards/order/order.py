@@ -81,6 +81,16 @@ class OrderUnreachable(OrderError):
     """The order cannot be reached now; trying again may help."""
 
 
+class NameTaken(OrderError):
+    """Another process works under the name of this node."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"another process has begun as node {node!r}: two machines have one name, or a copy of this one runs; "
+            "give each machine its own --node"
+        )
+
+
 class NotTaken(OrderError):
     """A message was surely not taken, and never will be."""
 

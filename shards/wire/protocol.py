@@ -33,6 +33,8 @@
     8 Get           key, batch u64, condition               what operations before it have decided, else the map
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
    10 Once          operation, identity, fingerprint        1, 2, 3, 6, 7 or 9, done at most once for an identity
+   11 Expire        array of [key, revision]                deletes those that still have that revision and are due
+   12 Evict         array of [key, revision]                deletes those that still have that revision
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
 lifetime is at most `keys.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
@@ -49,12 +51,17 @@ that changes nothing.
 Idempotency-Key), with the `fingerprint` of the request. A repeat is answered with a `Replayed` and does nothing; one
 of another fingerprint is refused with `idempotency_mismatch`. What was refused, or changed nothing, is not remembered.
 
+**Expire and Evict** are what a shard proposes to itself, and shards of one order to each other: never what a client
+asks for. So it makes no difference who proposes them, how often and how late: a key goes once, at its place in the
+order. At most `PROPOSED_KEYS` keys in one.
+
 **Reply**, one frame::
 
     header  magic b"KVR1" | replies u32 | id u64                                           little endian, 16 bytes
     body    MessagePack array of replies: one for each operation, or a single `Failed` if the whole message is refused
 
-    1 Done      revision, existed, nil, expires_ms          of 1 to 4. revision 0: nothing changed, the key is absent.
+    1 Done      revision, existed, nil, expires_ms          of 1 to 4, 11, 12. revision 0: nothing changed, the key
+                                                            is absent. Of 11 and 12 it is that of the last delete.
                                                             expires_ms: when the key expires now, 0: never
     2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` for more; nil: the end
     3 Failed    code, detail, revision, members             a code of `shards.wire.errors`; of precondition_failed: the
@@ -116,6 +123,8 @@ MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
 MESSAGE_BYTES = 8 << 20
 """Most bytes of keys and values in one message of several operations, and the size at which a group closes."""
+PROPOSED_KEYS = 1024
+"""Most keys that an `Expire` or an `Evict` names."""
 SMALL_OPS = 128
 """Most operations of a message that does not wait for large ones."""
 SMALL_BYTES = 256 << 10
@@ -251,7 +260,19 @@ class Once(_Wire, tag=10):
         return operation.key
 
 
-Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once
+Proposed = list[tuple[bytes, int]]
+"""Keys, each with the revision that it must still have."""
+
+
+class Expire(_Wire, tag=11):
+    keys: Proposed
+
+
+class Evict(_Wire, tag=12):
+    keys: Proposed
+
+
+Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once | Expire | Evict
 
 
 class Done(_Wire, tag=1):
@@ -426,13 +447,17 @@ def size_of(operation: Operation) -> int:
         return sum(map(size_of, operation.operations))
     if isinstance(operation, Once):
         return size_of(operation.operation)
+    if isinstance(operation, Expire | Evict):
+        return sum(len(key) for key, _ in operation.keys)
     return len(operation.prefix if isinstance(operation, MarkPrefix | DeletePrefix) else operation.key)
 
 
 def count_of(operation: Operation) -> int:
     """Count the operations in `operation`, which is what counts towards `MESSAGE_OPS`."""
     operation = bare(operation)
-    return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
+    if isinstance(operation, AtomicBatch):
+        return max(len(operation.operations), 1)
+    return max(len(operation.keys), 1) if isinstance(operation, Expire | Evict) else 1
 
 
 _PLAIN = frozenset({Put, Delete, Touch, Incr, MarkPrefix})

@@ -1,0 +1,1 @@
+"""Several machines and one order: what tests of clusters share."""
