@@ -25,7 +25,7 @@ from kvserver.rest.batch import BatchResource, SmallBatchRoad
 from kvserver.rest.kv import KeyOfVersion1
 from kvserver.rest.many import Many, SmallListRoad
 from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
-from kvserver.rest.routing import App, Foresight, Routes, add_error_handlers
+from kvserver.rest.routing import App, Foresight, MinRevision, Routes, add_error_handlers
 from kvserver.rest.server.status import Live, Ready, Status
 from kvserver.rest.server.tickets import TicketOffice
 from kvserver.rest.server.whoami import WhoAmI
@@ -77,6 +77,8 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     app: App = falcon.asgi.App(router=routes)  # type: ignore[call-overload]
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty answer has no type
     add_error_handlers(app)
+    if store.reading is not None:
+        app.add_middleware(MinRevision(store.reading))
     context.find_refusal = Foresight(app, routes).find_refusal
     return app
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,34 @@ def _parse_networks(text: str) -> str:
     return text
 
 
+_NODE = re.compile(r"[a-z0-9-]{1,32}")
+_SERVER = re.compile(r"nats://[^\s,@/]+")
+
+
+def _parse_node(text: str) -> str:
+    if not _NODE.fullmatch(text):
+        raise ValueError("expected 1 to 32 of the characters a-z, 0-9 and -")
+    return text
+
+
+def _parse_cluster(text: str) -> str:
+    """Check the addresses of a cluster, of one of the two forms."""
+    given = [part.strip() for part in text.split(",")]
+    if all(_SERVER.fullmatch(part) for part in given):
+        return ",".join(given)
+    names = [part.partition("=")[0] for part in given]
+    if not all(_NODE.fullmatch(name) and part[len(name) + 1 :] for name, part in zip(names, given, strict=True)):
+        raise ValueError(
+            "expected machines such as a=10.0.0.1,b=10.0.0.2,c=10.0.0.3, or servers such as nats://10.0.0.1:4222, "
+            "separated by commas"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError("expected each machine once, by a name of its own")
+    return ",".join(given)
+
+
 CORES = len(os.sched_getaffinity(0))
+DEFAULT_SHARDS = max(1, CORES // 4)
 
 
 @dataclass(frozen=True)
@@ -82,11 +110,11 @@ class ServerSettings(ProcessSettings):
         "grant admin if the server has tokens; without --tokens everybody can read the metrics.",
     )
     shards: int = setting(
-        max(1, CORES // 4),
+        DEFAULT_SHARDS,
         integer(1, MAX_SHARDS),
         "N",
         "Number of shard processes; each owns a part of the keys. It may change at any start. Default: a quarter of "
-        "the cores.",
+        "the cores. With --cluster one.",
     )
     workers: int = setting(CORES, integer(1, 64), "N", "Number of web worker processes. Default: the number of cores.")
     gateways: int = setting(1, integer(1, MAX_GATEWAYS // 2), "N", "Number of feed gateway processes.")
@@ -276,6 +304,27 @@ class ServerSettings(ProcessSettings):
         "Write such a line for each request that took at least so many milliseconds, from its first byte to the end of "
         "its answer; so a slow client makes a slow request, too. 0: for none.",
     )
+    node: str | None = setting(
+        None,
+        _parse_node,
+        "NAME",
+        "Name of this machine in its --cluster: 1 to 32 of a-z, 0-9 and -. Default: none, this machine is on its own.",
+    )
+    cluster: str | None = setting(
+        None,
+        _parse_cluster,
+        "ADDRESSES",
+        "The machines of the cluster and the addresses of their nats-servers, as a=10.0.0.1,b=10.0.0.2,c=10.0.0.3 (a "
+        "port may follow, default 4222): each machine then runs its own. Or the addresses of servers that run already, "
+        "as nats://10.0.0.1:4222,nats://10.0.0.2:4222. Needs --node, and implies one shard. Default: no cluster.",
+    )
+    reads: str = setting(
+        "linear",
+        choice("linear", "local"),
+        "MODE",
+        "What a read on a machine of a cluster shows: linear: what no other machine can show otherwise, and 503 where "
+        "that is not certain; local: what this machine has, which may be older than what another one has shown.",
+    )
     insecure: bool = setting(
         False,
         boolean,
@@ -284,6 +333,11 @@ class ServerSettings(ProcessSettings):
     )
 
     def __post_init__(self) -> None:
+        if (self.node is None) != (self.cluster is None):
+            given, missing = ("--node", "--cluster") if self.cluster is None else ("--cluster", "--node")
+            raise SettingError(f"{given} needs {missing}: give both, or neither")
+        if self.cluster is not None:
+            self._check_cluster(self.cluster)
         if self.on_full == "evict" and self.max_memory is None:
             raise SettingError("--on-full evict needs --max-memory: without a limit no key is ever evicted")
         least = max(self.max_batch, self.max_value) + (1 << 20)
@@ -297,3 +351,12 @@ class ServerSettings(ProcessSettings):
                 f"--spare-places is {self.spare_places}: with {self.workers} workers that reserves none for others; "
                 f"expected 0 or at least {2 * self.workers}, twice --workers"
             )
+
+    def _check_cluster(self, cluster: str) -> None:
+        names = [part.partition("=")[0] for part in cluster.split(",")]
+        if "://" not in cluster and self.node not in names:
+            raise SettingError(f"--node is {self.node}, but --cluster names {', '.join(names)}: name this machine, too")
+        if self.shards == DEFAULT_SHARDS:
+            object.__setattr__(self, "shards", 1)
+        if self.shards != 1:
+            raise SettingError(f"--shards is {self.shards}: a machine of a cluster has one shard, give --shards 1")

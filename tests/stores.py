@@ -80,8 +80,13 @@ def new_store(
     segment: int = SEGMENT,
     log_dir: Path | None = None,
     next_revision: int = 1,
+    node: str = "",
+    reads: str = "linear",
 ) -> Store:
-    """A new, empty store below `tmp_path`. `log_dir`: where the log shall be, if not in the data directory."""
+    """A new, empty store below `tmp_path`. `log_dir`: where the log shall be, if not in the data directory.
+
+    `node`: its machine's name in a cluster.
+    """
     data_dir, run_dir, map_dir = tmp_path / "data", tmp_path / "run", tmp_path / "maps"
     log_dir = log_dir or (map_dir if in_memory else data_dir) / "log"
     lock_dir = (map_dir if in_memory else data_dir) / "locks"
@@ -113,6 +118,8 @@ def new_store(
         started_steady_ms=now_ms,
         first_revision=next_revision,
         clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+        node=node,
+        reads=reads,
     )
     if on_full == "evict":
         create_last_use_table(run_dir, now_ms)

@@ -55,8 +55,8 @@ PREFLIGHT: Final = (
     (
         "access-control-allow-headers",
         "Accept, Authorization, Content-Type, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, "
-        "If-Range, Range, Last-Event-ID, X-Request-Id, Idempotency-Key, Cache-Control, X-Requested-With, traceparent, "
-        "tracestate",
+        "If-Range, Range, Last-Event-ID, X-Request-Id, Idempotency-Key, KV-Min-Revision, Cache-Control, "
+        "X-Requested-With, traceparent, tracestate",
     ),
     ("access-control-max-age", "7200"),
 )

@@ -19,7 +19,7 @@ from kvserver.rest import bodies
 from kvserver.rest.values import check_answer_budget, find_item, give_answer
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
-from shards.wire.errors import Forbidden, KVError
+from shards.wire.errors import Forbidden, KVError, PreconditionFailed
 from shards.wire.protocol import Patch, Put, Reply
 
 
@@ -39,6 +39,7 @@ class KeyOfVersion1:
         if req.method == "GET":
             check_answer_budget(req, self._store, self._context, key)
         item = find_item(req, self._store, key)
+        await self._store.settle(item)
         await give_answer(req, resp, reads.answer_read(asked, wanted, item))
 
     on_head = on_get
@@ -74,7 +75,11 @@ class KeyOfVersion1:
             await bodies.refuse_large_doubles(change.patch)
         mark = await bodies.mark_request(req, given, key, *changes.fingerprinted_body(change))
         try:
-            change.condition = changes.find_condition(asked, mark is not None, self._store.describe)
+            try:
+                change.condition = changes.find_condition(asked, mark is not None, self._store.describe)
+            except PreconditionFailed:  # it says what the key holds
+                await self._store.settle_all()
+                raise
             reply: Reply
             if mark is None:
                 reply = await self._store.request(change)

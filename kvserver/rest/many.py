@@ -99,6 +99,8 @@ class SmallListRoad:
             self._store.maps.advance_walk(walk, values=asked.values, steps=_SMALL_STEPS)
         except KVError:
             return None
+        if self._store.reading is not None and not self._store.reading.may_show():
+            return None
         # A walk that stopped for the bytes of its values has fewer rows than it may; one for its steps is not full.
         is_whole = walk.done or (walk.full and len(walk.rows) == asked.limit)
         if not is_whole or walk.bytes_read >= LARGE_ANSWER:
@@ -133,6 +135,7 @@ class Many:
             body = await self._make_page(resp, asked)
             if len(body) >= LARGE_ANSWER:
                 self._context.load.check_answer_budget(req.scope[QUOTA])
+        await self._store.settle_all()
         await answer_body(req, resp, body, JSON)
 
     on_head = on_get
@@ -196,6 +199,7 @@ class Many:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
         self._store.maps.advance_walk(walk, values=values)  # a failure at once can still set the status
+        await self._store.settle_all()
         if req.method == "GET":
             resp.stream = self._make_lines(walk, values, cursor, req.scope[GRANTS])
 
@@ -214,6 +218,7 @@ class Many:
                 if self._context.tokens.current_grants(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
                 self._store.maps.advance_walk(walk, values=values)
+                await self._store.settle_all()
         except Exception as error:
             shown = error if isinstance(error, KVError) else KVError()
             why = {"status": shown.status, "code": shown.code, "title": shown.title, "detail": shown.detail}
@@ -249,8 +254,12 @@ class Many:
             async for portion in portions:
                 count += portion
                 if count > limit or asyncio.get_running_loop().time() >= until:
-                    return min(count, limit), False
-        return count, True
+                    count, complete = min(count, limit), False
+                    break
+            else:
+                complete = True
+        await self._store.settle_all()
+        return count, complete
 
 
 class AskedList(NamedTuple):

@@ -59,6 +59,7 @@ class Key:
             return
         check_answer_budget(req, self._store, self._context, key)
         item = self._store.get(key)
+        await self._store.settle(item)
         if item is None:
             resp.data = b""
             if may_lead:

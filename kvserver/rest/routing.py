@@ -21,6 +21,7 @@ from kvserver.http import responses
 from kvserver.http import routes as target
 from kvserver.http.responses import PREFLIGHT, WrongMethod
 from kvserver.http.scope import GIVEN_ID, ROUTE
+from kvserver.store.reading import MIN_REVISION, ReadingRule
 from kvserver.web.parsing import body_rules
 from shards.wire.errors import BadRequest, KVError, NoSuchResource
 
@@ -105,6 +106,19 @@ class Routes:
         scope[ROUTE] = route
         found = self._routes.get(route)
         return *self._preflight, {"allow": found[1].allow if found else ""}, route
+
+
+class MinRevision:
+    """Middleware of a cluster: lets a request that names a revision wait until this machine has it."""
+
+    def __init__(self, reading: ReadingRule) -> None:
+        self._reading = reading
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        """Raise `BadRequest`, or `NotCurrent` if the revision does not come in time."""
+        given = req.get_header(MIN_REVISION)
+        if given is not None:
+            await self._reading.reach(given)
 
 
 class _BodyWanted(Exception):

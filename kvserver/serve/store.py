@@ -203,6 +203,9 @@ class Store:
             started_ms=now.wall_ms,
             started_steady_ms=now.steady_ms,
             first_revision=run.next_revision,
+            node=self._given.node or "",
+            cluster=self._given.cluster or "",
+            reads=self._given.reads,
         )
         path = self._run_dir.path / "board"
         try:

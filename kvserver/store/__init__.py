@@ -6,6 +6,7 @@
 - `pending`: requests and messages whose answer is due
 - `shard_socket`: the ZeroMQ socket to one incarnation of a shard
 - `maps`: reads, lists and counts, from shared memory
+- `reading`: when a worker of a cluster may show what it read
 - `batches`: the execution of a batch
 - `deletes`: the execution of a prefix delete
 - `activity`: reports of requests that change nothing, to gateways

@@ -20,6 +20,7 @@ from kvserver.store.batches import BatchRun, ignore_bytes
 from kvserver.store.links import ShardLinks
 from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Pending
+from kvserver.store.reading import ReadingRule
 from shards.host.board import Board
 from shards.host.process import policy_of_helpers
 from shards.maps.reader import Item
@@ -58,6 +59,7 @@ class StoreClient:
     Attributes:
         links: the way to the shards.
         maps: the way to what they hold. Reads of `maps` are not reported as activity.
+        reading: when what was read may be shown; None: at once, as there is no cluster.
     """
 
     def __init__(self, board: Board, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
@@ -65,6 +67,7 @@ class StoreClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.THREAD_SCHED_POLICY, policy_of_helpers())
         self.maps = StoreMaps(board)
+        self.reading = ReadingRule(board, loop) if board.facts.node else None
         self.links = ShardLinks(self._context, board, run_dir, loop)
         self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))
         self._timer: asyncio.TimerHandle | None = None
@@ -141,7 +144,7 @@ class StoreClient:
 
     def look_up(self, gets: Sequence[OfOneKey], most_bytes: int) -> list[Reply] | None:
         """Return what the shards would reply to `gets`, as `execute` does; None, with nothing reported, if their values
-        have more than `most_bytes`."""
+        have more than `most_bytes`, or may not be shown yet."""
         now, left = self.board.now(), most_bytes
         replies: list[Reply] = []
         for get in gets:
@@ -152,6 +155,8 @@ class StoreClient:
             if left < 0:
                 return None
             replies.append(reply)
+        if self.reading is not None and not self.reading.may_show():
+            return None
         self._report_all(gets, replies, 0)
         return replies
 
@@ -162,12 +167,30 @@ class StoreClient:
         if self._activity.has_listeners:
             self._activity.add("read", key)
 
+    async def settle(self, item: Item | None) -> None:
+        """Wait until `item`, as it was read just now, may be shown. Raises `NotCurrent`."""
+        if self.reading is not None:
+            await self.reading.settle(0 if item is None else item.revision)
+
+    async def settle_all(self) -> None:
+        """Wait until a list, or several keys, as they were read just now, may be shown. Raises `NotCurrent`."""
+        if self.reading is not None:
+            await self.reading.settle()
+
     # Many keys
 
     def list_keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         """Yield all keys that start with `prefix`, as `StoreMaps.list_keys` does, and report the list."""
         self.report_activity("list_prefix" if prefix else "list", prefix)
-        return self.maps.list_keys(prefix)
+        pages = self.maps.list_keys(prefix)
+        return pages if self.reading is None else self._settle_pages(pages)
+
+    async def _settle_pages(self, pages: AsyncIterator[list[bytes]]) -> AsyncIterator[list[bytes]]:
+        """Yield each of `pages` when it may be shown. Raises `NotCurrent`."""
+        async for page in pages:
+            await self.settle_all()
+            yield page
+        await self.settle_all()
 
     def delete_prefix(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         """Delete all keys that start with `prefix`, and yield them, as `deletes.delete_prefix` does."""
@@ -190,6 +213,8 @@ class StoreClient:
         end = self.board.last_revision()
         run = BatchRun(self.board, self.links, self.maps, operations, unresponsive, on_bytes)
         replies = await run.execute()
+        if self.reading is not None and Get in map(type, operations):
+            await self.reading.settle()
         self._report_all(operations, replies, end)
         return replies
 

@@ -9,6 +9,8 @@ together there is a rule:
   leaves one whole pair, and nothing is ever repaired.
 - **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, or
   `NONE`. Set, in this order, before `turn` shows the record; cleared after it is applied.
+- **What may be shown** on a machine of a cluster, {LSN, revision} in two slots and `shown_turn`, by the same rule as
+  the history: up to where every member is known to have applied the log. The shard fills it.
 - **A word that announces a file** (`ready`, `map_generation`, `tokens`) is stored after the file is complete.
 - **Figures** for display are guarded by a seqlock. Its readers give up after a few tries and use the figures that they
   read last: the writer may have died inside. `COUNTERS` continue from the values of the row's last process, so they
@@ -51,12 +53,14 @@ from shards.host.board_words import (
     MAX_SHARDS,
     MAX_WORKERS,
     NONE,
+    ORDER_AT,
     ROW_WORDS,
     TRAFFIC,
     ExporterWords,
     GatewayRow,
     HeaderWords,
     LogWords,
+    OrderWords,
     ProcessRow,
     Row,
     ShardRow,
@@ -91,6 +95,7 @@ _FACTS_AT, _FACTS_MAX = 1024, 7168  # bytes
 _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
 _BEHIND, _BIAS = HEADER_AT + HeaderWords.behind.index, HeaderWords.BIAS
 _TURN = LOG_AT + LogWords.turn.index  # its two slots are the first words of the log
+_SHOWN_TURN = ORDER_AT + OrderWords.shown_turn.index
 _SIZE = 8 * (HEADER_WORDS + ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))  # bytes
 DRIFT_MS = 5
 """By how much the wall clock that all processes agree on may be away from the machine's."""
@@ -103,6 +108,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         clock_offset_ms: makes steady time of CLOCK_BOOTTIME (see `clock`).
         started_ms, started_steady_ms: the start of the run, by either clock.
         first_revision: the first that the run may give out.
+        node: name of this machine in its cluster; empty: there is no cluster.
+        cluster: where the cluster's order is, as addresses separated by commas.
+        reads: `linear` or `local`.
     """
 
     version: str
@@ -127,6 +135,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     started_steady_ms: int = 0
     first_revision: int = 1
+    node: str = ""
+    cluster: str = ""
+    reads: str = "linear"
 
 
 def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
@@ -204,6 +215,7 @@ class Board:
         self.header = HeaderWords(self.words, HEADER_AT)
         self.log = LogWords(self.words, LOG_AT)
         self.exporter = ExporterWords(self.words, EXPORTER_AT)
+        self.order = OrderWords(self.words, ORDER_AT)
         length = min(self.header.facts_length, _FACTS_MAX)
         self.facts = _with_paths(
             msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.text_to_path
@@ -215,7 +227,7 @@ class Board:
         self.gateways = _Rows(GatewayRow, self, MAX_SHARDS + MAX_WORKERS, MAX_GATEWAYS)
         self._claimed: set[int] = set()
         self._made_here = False
-        self._offset_ms = self.facts.clock_offset_ms
+        self._offset_ms, self._is_clustered = self.facts.clock_offset_ms, self.facts.node != ""
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
@@ -240,6 +252,7 @@ class Board:
         board._made_here = locks.try_acquire_for_life(fd, _SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
+        board.order.lease_until = 0 if facts.node and facts.reads == "linear" else NONE
         board.header.behind = facts.started_steady_ms - facts.started_ms + _BIAS
         return board
 
@@ -314,6 +327,8 @@ class Board:
         The wall clock is at most `DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
         share and only then change, so that all of them show the end of a lifetime as the same time.
         """
+        if self._is_clustered:  # lifetimes count by the order's time, which is wall time
+            return Now(wall_ms := _wall_ms(), wall_ms)
         while True:
             steady_ms, wall_ms = self._steady_ms(), time.time_ns() // 1_000_000
             agreed_ms = steady_ms - (self.words[_BEHIND] - _BIAS)
@@ -330,34 +345,45 @@ class Board:
 
     def steady_ms(self) -> int:
         """Read steady time in milliseconds, which cannot be set: for durations."""
-        return self._steady_ms()
+        return _wall_ms() if self._is_clustered else self._steady_ms()
 
     def _steady_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:
         """Read tail (LSN) and next revision, as one append left them."""
-        words, fence = self.words, self.log.fence
-        while True:
-            turn = words[_TURN]
-            if fence:
-                fence(Fence.TURN_THEN_SLOT)
-            slot = LOG_AT + 2 * (turn & 1)
-            tail, following = words[slot], words[slot + 1]
-            if fence:
-                fence(Fence.SLOT_THEN_TURN)
-            if words[_TURN] == turn:
-                return tail, following
+        return self._read_pair(_TURN, LOG_AT)
 
     def advance(self, tail: int, next_revision: int) -> None:
         """Publish a new end of the history. Only the holder of the append lock may."""
+        self._write_pair(_TURN, LOG_AT, tail, next_revision)
+
+    def show(self, lsn: int, revision: int) -> None:
+        """Let readers see the history up to `lsn` and `revision`. Only the shard of a cluster may."""
+        self._write_pair(_SHOWN_TURN, ORDER_AT, lsn, revision)
+
+    def _read_pair(self, turn_at: int, slots_at: int) -> tuple[int, int]:
+        """Read two words that belong together: those of the slot that the turn at `turn_at` names."""
+        words, fence = self.words, self.log.fence
+        while True:
+            turn = words[turn_at]
+            if fence:
+                fence(Fence.TURN_THEN_SLOT)
+            slot = slots_at + 2 * (turn & 1)
+            first, second = words[slot], words[slot + 1]
+            if fence:
+                fence(Fence.SLOT_THEN_TURN)
+            if words[turn_at] == turn:
+                return first, second
+
+    def _write_pair(self, turn_at: int, slots_at: int, first: int, second: int) -> None:
         words = self.words
-        turn = words[_TURN] + 1
-        slot = LOG_AT + 2 * (turn & 1)
-        words[slot], words[slot + 1] = tail, next_revision
+        turn = words[turn_at] + 1
+        slot = slots_at + 2 * (turn & 1)
+        words[slot], words[slot + 1] = first, second
         if self.log.fence:
             self.log.fence(Fence.RECORD_THEN_TURN)
-        words[_TURN] = turn
+        words[turn_at] = turn
 
     def last_revision(self) -> int:
         """Return the last revision of the history."""
@@ -367,8 +393,11 @@ class Board:
         """Return LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
 
         The one place that computes it, and the two belong together: the record at the LSN begins with the revision
-        after. The history is taken first: a record in it has its `open` words set before.
+        after. The history is taken first: a record in it has its `open` words set before. In a cluster it is what may
+        be shown.
         """
+        if self._is_clustered:
+            return self._read_pair(_SHOWN_TURN, ORDER_AT)
         lsn, following = self.history()
         fence = self.log.fence
         for row in self.shards:

@@ -22,6 +22,7 @@ HEADER_WORDS: Final = 1024
 ROW_WORDS: Final = 64
 HEADER_AT: Final = 0
 LOG_AT: Final = 16
+ORDER_AT: Final = 32
 EXPORTER_AT: Final = 96
 """Index of the first word of each part of the header."""
 
@@ -259,6 +260,23 @@ class LogWords(Row):
     log_full_since_ms = Word(13)
     flushing = Word(14)  # 1: the holder of the flush lock is flushing, or died there; by that holder
     tokens = Word(15)  # how often tokens were put into effect; 0: no tokens. By the supervisor
+
+
+class OrderWords(Row):
+    """The words of the cluster's order, in the header; written by the shard. Without a cluster all are as they were
+    made: 0, but `lease_until`, which is `NONE`.
+
+    A value that was read may be shown if after that both clocks are before `lease_until` and `lease_wall_until`: until
+    then no other machine has counted this one out.
+    """
+
+    shown_turn = Word(4)  # its two slots are the first words
+    lease_until = Word(5)  # CLOCK_BOOTTIME in nanoseconds; NONE: for ever, as there is no cluster
+    lease_wall_until = Word(6)  # CLOCK_REALTIME in nanoseconds
+    sequence = Word(7)  # of the last message that was decided here
+    last = Word(8)  # of the last message of the order, as far as is known
+    stable = Word(9)  # the last message that every member has applied
+    entered = Word(10)  # the message by which this machine became a member; 0: it is none
 
 
 class ExporterWords(Row):

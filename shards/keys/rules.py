@@ -13,7 +13,7 @@ from shards.keys import value_edits
 from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, WritePolicy, is_live
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
-from shards.wire.clock import unix_ms
+from shards.wire.clock import overdue_ms, unix_ms
 from shards.wire.errors import (
     BadKey,
     BadRequest,
@@ -31,6 +31,7 @@ from shards.wire.keys import MAX_KEY, check_utf8, expiry, is_content_type, slot_
 from shards.wire.protocol import (
     BATCH_OPS,
     PATCH_WORK_BYTES,
+    PROPOSED_KEYS,
     RECORD_BYTES,
     REMEMBERED_BYTES,
     AtomicBatch,
@@ -39,6 +40,8 @@ from shards.wire.protocol import (
     DeleteEvent,
     DeletePrefix,
     Done,
+    Evict,
+    Expire,
     Failed,
     Get,
     Incr,
@@ -49,6 +52,7 @@ from shards.wire.protocol import (
     Operation,
     Patch,
     PrefixMarked,
+    Proposed,
     Put,
     PutEvent,
     Remembered,
@@ -274,6 +278,33 @@ def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
     return group.replies.add_done(revision, False, False)
 
 
+def expire_keys(group: Group, operation: Expire) -> Done:
+    """Delete those of the keys that still have the revision they were proposed with, and have expired at the group's
+    time."""
+    _check_proposed(operation.keys)
+    now, first = group.now, len(group.events)
+    for key, revision in operation.keys:
+        entry = group.staged.lookup(key)
+        if entry is not None and entry[REVISION] == revision and not is_live(entry, now):
+            if len(group.events) == first:
+                group.expiry_lag_ms = max(group.expiry_lag_ms, overdue_ms(entry[EXPIRY], now))
+            group.expire_key(key, entry)
+    return _last_delete(group, first)
+
+
+def evict_keys(group: Group, operation: Evict) -> Done:
+    """Delete those of the keys that still have the revision they were proposed with; of those that have expired, log
+    that."""
+    _check_proposed(operation.keys)
+    now, first = group.now, len(group.events)
+    for key, revision in operation.keys:
+        entry = group.staged.lookup(key)
+        if entry is not None and entry[REVISION] == revision:
+            group.log(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
+            group.staged.stage(key, entry, None)
+    return _last_delete(group, first)
+
+
 def delete_prefix(
     group: Group, operation: DeletePrefix, candidates: Sequence[tuple[bytes, Entry]], next: bytes | None
 ) -> Deleted:
@@ -291,6 +322,18 @@ def delete_prefix(
             group.staged.stage(key, entry, None)
             deleted.append(key)
     return Deleted(deleted, next)
+
+
+def _check_proposed(keys: Proposed) -> None:
+    """Raise `ProtocolError` if an operation proposes more than one may."""
+    if len(keys) > PROPOSED_KEYS:
+        raise ProtocolError(f"{len(keys)} keys are proposed at once, at most {PROPOSED_KEYS} are allowed")
+
+
+def _last_delete(group: Group, first: int) -> Done:
+    """Make the reply to the deletes that are the events from index `first` on."""
+    deleted = len(group.events) - first
+    return group.replies.add_done(-len(group.events), True, False) if deleted else Done(0, False)
 
 
 def _read_replaced(group: Group, operation: Operation) -> Replaced | None:
@@ -405,5 +448,7 @@ _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
     AtomicBatch: decide_batch,
     MarkPrefix: mark_prefix,
     Once: decide_once,
+    Expire: expire_keys,
+    Evict: evict_keys,
 }
 """From the type of an operation to its rule, which returns the reply."""

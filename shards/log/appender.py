@@ -31,7 +31,7 @@ from shards.host.board import Board, LogWords
 from shards.host.logs import Recurring
 from shards.log import records
 from shards.log.files import SEGMENT, GivenUp, LogBroken, LogError, LogFull, SegmentFiles
-from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
+from shards.log.records import DATA, HEADER, MARK, NO_SHARD, ORDER, STOP, OrderPosition, Record
 from shards.wire.clock import Now
 from shards.wire.errors import NO_SPACE
 
@@ -81,6 +81,13 @@ class LogAppender:
         or the record is larger than a segment. Then nothing is appended and the open words are clear.
         """
         return self._append_record(DATA, payload, events, now)
+
+    def append_order(self, position: OrderPosition, now: Now) -> Record:
+        """Append an ORDER record after the records of the messages that it counts. Does not flush.
+
+        It has no events, so no reader waits for it. Raises as `append` does.
+        """
+        return self._append_record(ORDER, position.encode(), 0, now)
 
     def append_stop(self, now: Now) -> Record:
         """Append, durably in every sync mode, that everything is flushed and the run is over. Then nothing may be
@@ -195,7 +202,7 @@ class LogAppender:
         if words.load_before_file(LogWords.ready) < lsn - lsn % segment + segment:
             return None
         synced, length = words.synced, len(payload)
-        if row is not None:
+        if row is not None and events:
             # The tail, not `lsn`: should this process die now, a smaller record may go before the segment's end.
             row.set_open(revision, tail)
         try:

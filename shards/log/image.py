@@ -9,7 +9,7 @@ from pathlib import Path
 from shards.files.disk import Disk
 from shards.log import records
 from shards.log.files import SegmentFiles, segment_name, segment_numbers
-from shards.log.records import FILLER, HEADER, START, STOP, Record, Start
+from shards.log.records import FILLER, HEADER, ORDER, START, STOP, OrderPosition, Record, Start
 from shards.wire.clock import BEGINNING, Now
 
 _CHUNK = 1 << 20
@@ -25,11 +25,13 @@ class LogFold:
         synced: up to where the log was flushed at least.
         last: the latest moment on record, by the steady clock; the one given at first if no record has one.
         kind: of the last record, fillers not counted.
+        order: the last ORDER; None if there was none.
     """
 
     def __init__(self, lsn: int, next_revision: int, last_start: Start | None, last: Now = BEGINNING) -> None:
         self.lsn, self.next_revision, self.last_start, self.last = lsn, next_revision, last_start, last
         self.synced, self.kind = lsn, 0
+        self.order: OrderPosition | None = None
 
     def take(self, record: Record) -> bool:
         """Continue after `record` if it fits; whether it did."""
@@ -46,6 +48,8 @@ class LogFold:
             self.last = record.now
         if record.kind == START:
             self.last_start = Start.decode(record.payload)
+        elif record.kind == ORDER:
+            self.order = OrderPosition.decode(record.payload)
         return True
 
     def walk(self, buffer: bytes, base: int, secret: int, segment: int) -> Iterator[Record]:

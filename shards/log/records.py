@@ -4,7 +4,7 @@ The log is one sequence of bytes over all its segments; a byte's place in it is 
 commits together: a header of 64 bytes, little endian, and the payload::
 
     magic     4s   b"KVL1"
-    kind      u8   1 DATA, 2 START, 3 STOP, 4 MARK, 5 FILLER
+    kind      u8   1 DATA, 2 START, 3 STOP, 4 MARK, 5 FILLER, 6 ORDER
     -         u8   0
     shard     u16  of its writer; 0xFFFF: the supervisor. Another shard may own its keys today
     events    u32  how many revisions it takes
@@ -37,8 +37,8 @@ import msgspec
 
 from shards.wire.clock import Now
 
-DATA, START, STOP, MARK, FILLER = 1, 2, 3, 4, 5
-KINDS = frozenset((DATA, START, STOP, MARK, FILLER))
+DATA, START, STOP, MARK, FILLER, ORDER = 1, 2, 3, 4, 5, 6
+KINDS = frozenset((DATA, START, STOP, MARK, FILLER, ORDER))
 
 NO_SHARD = 0xFFFF
 """`shard` of the supervisor's records."""
@@ -109,6 +109,31 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def decode(cls, payload: bytes) -> Start:
         """The START in `payload`. Raises `msgspec.MsgspecError`."""
+        return msgspec.msgpack.decode(payload, type=cls)
+
+
+class OrderPosition(msgspec.Struct, frozen=True, kw_only=True):
+    """Payload of an ORDER record: which messages of the order are in the log before it, all others are not.
+
+    Attributes:
+        sequence: of the last message that was decided; 0: none.
+        state: what the messages up to there add up to (see `shards.order.replica`), in its own encoding.
+        shown_lsn, shown_revision: up to where every member of the cluster had what the log holds when this was written:
+            an LSN, and the last revision below it.
+    """
+
+    sequence: Annotated[int, msgspec.Meta(ge=0)]
+    state: bytes
+    shown_lsn: Annotated[int, msgspec.Meta(ge=0)]
+    shown_revision: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> OrderPosition:
+        """The position in `payload`. Raises `msgspec.MsgspecError`."""
         return msgspec.msgpack.decode(payload, type=cls)
 
 

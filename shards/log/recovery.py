@@ -30,7 +30,7 @@ from shards.log import records
 from shards.log.files import SEGMENT, segment_name, segment_numbers
 from shards.log.image import LogFold, LogImage
 from shards.log.manifest import Manifest
-from shards.log.records import HEADER, NO_SHARD, START, STOP, Record, Start
+from shards.log.records import HEADER, NO_SHARD, START, STOP, OrderPosition, Record, Start
 from shards.log.segments import make_segment, remove_behind, remove_below_gap
 from shards.wire.clock import BEGINNING, Now
 
@@ -75,6 +75,8 @@ class Recovered(NamedTuple):
         last_start: the last START, or what was given as such; None if the store never ran.
         stopped_clean: a STOP is the last record.
         repaired: the log was damaged at `tail` and was cut there knowingly.
+        order: how far the machine had followed the order of its cluster, by the last record that says so; None: there
+            is none after the replay position.
     """
 
     tail: int
@@ -84,6 +86,7 @@ class Recovered(NamedTuple):
     last_start: Start | None
     stopped_clean: bool
     repaired: bool
+    order: OrderPosition | None = None
 
 
 class Examined(NamedTuple):
@@ -211,9 +214,8 @@ def recover_log(
             remove_below_gap(log_dir, fold.lsn // segment, disk)
     finally:
         image.close()
-    return Recovered(
-        fold.lsn, fold.next_revision, found.synced, fold.last, fold.last_start, clean, found.damage is not None
-    )
+    damaged = found.damage is not None
+    return Recovered(fold.lsn, fold.next_revision, found.synced, fold.last, fold.last_start, clean, damaged, fold.order)
 
 
 def begin_history(

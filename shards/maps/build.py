@@ -29,7 +29,7 @@ from shards.log.appender import LogAppender
 from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
-from shards.log.records import HEADER, START
+from shards.log.records import HEADER, ORDER, START
 from shards.maps.layout import FORMAT, Identity, MapError, MapFull, MetaReader, map_generations, map_path, read_meta
 from shards.maps.owner import NOT_MINE, MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError
@@ -303,7 +303,7 @@ class _MapOpening:
         tail, _ = self._board.history()
         while lsn < tail:
             records, lsn = self._reader.read(lsn, tail, _BATCH)
-            target.apply([record for record in records if record.events or record.kind == START], floors)
+            target.apply([record for record in records if record.events or record.kind in (START, ORDER)], floors)
             self._row.record_heartbeat()
 
     def _floors_at(self, revision: int) -> Sequence[int] | None:

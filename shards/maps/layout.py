@@ -20,7 +20,8 @@ databases:
   applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
   a record twice changes nothing. `totals`, three u64, is written with it: the same LSN, the bytes of all keys and
   values, the number of keys with an expiry. (Where its LSN is another one, or it is absent, a version before it has
-  written the map.) `outcome_bytes`, u64, is the size of all records of `outcomes`.
+  written the map.) `outcome_bytes`, u64, is the size of all records of `outcomes`. On a machine of a cluster, `order`
+  is a `Placed` as MessagePack: where in the order a restart goes on.
 - `outcomes`: what the shard has done once, see `shards.wire.outcomes`; the key is the revision of the last change, u64
   big endian, so the oldest comes first.
 - `identities`: from the identity of such an operation to its key in `outcomes`.

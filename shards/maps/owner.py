@@ -15,7 +15,7 @@ import lmdb
 import msgspec
 
 from shards.keys.entries import Entry, Totals
-from shards.log.records import START, Record, Start
+from shards.log.records import ORDER, START, OrderPosition, Record, Start
 from shards.maps.layout import (
     APPLIED,
     HEADER,
@@ -34,7 +34,19 @@ from shards.maps.storage import MapStorage
 from shards.wire.clock import Now, is_live
 from shards.wire.keys import shard_of, slot_of
 from shards.wire.outcomes import OutcomeRecord
-from shards.wire.protocol import DeleteEvent, Event, Outcome, PrefixMarked, PutEvent, TouchEvent, changes, decode_record
+from shards.wire.protocol import (
+    DeleteEvent,
+    Event,
+    Outcome,
+    Placed,
+    PrefixMarked,
+    PutEvent,
+    TouchEvent,
+    changes,
+    decode_placed,
+    decode_placed_record,
+    encode_placed,
+)
 
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""
@@ -49,7 +61,7 @@ _MOST_SEEN = 4096
 """Keys of which is remembered what `find_entry` saw, between two records."""
 
 T = TypeVar("T")
-Group = tuple[Record, Sequence[Event], Sequence[Outcome]]
+Group = tuple[Record, Sequence[Event], Sequence[Outcome], Placed | None]
 """A record with what its payload holds."""
 Sums = tuple[int, int]
 """Bytes of keys and values, and how many keys have an expiry: of all keys, or by how much that changes."""
@@ -138,9 +150,10 @@ class MapOwner:
         record: Record,
         previous: Collection[int] = (),
         outcomes: Sequence[Outcome] = (),
+        placed: Placed | None = None,
     ) -> dict[int, Old]:
-        """Apply one record whose events and outcomes are at hand; see `apply`."""
-        return self._apply_groups([(record, events, outcomes)], None, previous, self._seen)
+        """Apply one record whose payload is at hand; see `apply`."""
+        return self._apply_groups([(record, events, outcomes, placed)], None, previous, self._seen)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
@@ -154,7 +167,9 @@ class MapOwner:
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
-        groups = [(record, *(decode_record(record.payload) if record.events else ((), ()))) for record in records]
+        groups = [
+            (record, *(decode_placed_record(record.payload) if record.events else ((), (), None))) for record in records
+        ]
         return self._apply_groups(groups, floors, previous, {})
 
     def _apply_groups(
@@ -165,14 +180,17 @@ class MapOwner:
         seen: dict[bytes, Seen],
     ) -> dict[int, Old]:
         lsn, revision = self._applied
-        for record, _, _ in groups:
+        for record, *_ in groups:
             lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
 
         def write(txn: lmdb.Transaction[memoryview]) -> tuple[dict[int, Old], Sums]:
             replaced: dict[int, Old] = {}
             size, expiring = self._sums
-            for record, events, outcomes in groups:
-                if record.kind == START:
+            for record, events, outcomes, placed in groups:
+                if record.kind == ORDER:
+                    if record.lsn >= self._applied[0]:
+                        txn.put(b"order", encode_placed(_after(record)), db=self._meta)
+                elif record.kind == START:
                     if record.lsn >= self._applied[0]:
                         _reset_clock(txn, record, floors)
                         self._outcomes.reset_clock(txn, record, floors)
@@ -181,6 +199,8 @@ class MapOwner:
                     size, expiring = size + more_bytes, expiring + more_expiring
                     if outcomes:
                         self._outcomes.add(txn, outcomes, record, floors)
+                    if placed is not None:
+                        txn.put(b"order", encode_placed(placed), db=self._meta)
             self._put_position(txn, lsn, revision, (size, expiring))
             return replaced, (size, expiring)
 
@@ -188,6 +208,16 @@ class MapOwner:
         self._applied = (lsn, revision)
         self._seen.clear()
         return replaced
+
+    def place_in_order(self) -> Placed | None:
+        """Return where in the order of the cluster a restart goes on: at which message, after how many of its
+        operations, and what the messages before it add up to. None: nothing of an order was applied.
+
+        Raises `ProtocolError` if that cannot be read.
+        """
+        with self._env.begin(self._meta) as txn:
+            found = txn.get(b"order")
+        return None if found is None else decode_placed(found)
 
     def advance(self, lsn: int, revision: int) -> None:
         """Note that nothing up to there is missing, although the last records were not this shard's.
@@ -272,6 +302,12 @@ class MapOwner:
         """Write how far the log is applied, and what the keys add up to then."""
         txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
         txn.put(b"totals", TOTALS.pack(lsn, *sums), db=self._meta)
+
+
+def _after(record: Record) -> Placed:
+    """Return the place after the messages that `record`, an ORDER, counts."""
+    position = OrderPosition.decode(record.payload)
+    return Placed(position.sequence + 1, 0, position.state)
 
 
 def _entry_of(record: memoryview) -> Entry:

@@ -24,6 +24,8 @@ from shards.wire.protocol import (
     AtomicBatch,
     Delete,
     DeletePrefix,
+    Evict,
+    Expire,
     Once,
     Operation,
     Patch,
@@ -39,6 +41,9 @@ GROUP_BYTES = 4 << 20
 COSTLY_BYTES = 64 << 10
 """Bytes of an old value for which an operation that answers it, or writes it again, moves to the line of large
 messages."""
+
+
+_COUNTED = (AtomicBatch, Once, Expire, Evict)  # operations that may stand for several
 
 
 @dataclass(slots=True)
@@ -120,7 +125,7 @@ class QueuedMessage:
 def count_operations(operations: Sequence[Operation]) -> int:
     """Return the number of operations, those of atomic batches counted singly."""
     kinds = set(map(type, operations))
-    return len(operations) if kinds.isdisjoint((AtomicBatch, Once)) else sum(map(count_of, operations))
+    return len(operations) if kinds.isdisjoint(_COUNTED) else sum(map(count_of, operations))
 
 
 def is_small(operations: Sequence[Operation], size: int) -> bool:

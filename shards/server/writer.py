@@ -19,7 +19,7 @@ from shards.host.board import Board, ShardRow
 from shards.host.logs import TRACE
 from shards.keys import rules
 from shards.keys.budget import FULL_BYTES
-from shards.keys.entries import WritePolicy
+from shards.keys.entries import EXPIRY, REVISION, WritePolicy
 from shards.keys.eviction import Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -38,6 +38,7 @@ from shards.wire.protocol import (
     Change,
     DeleteEvent,
     DeletePrefix,
+    Expire,
     Failed,
     Operation,
     PutEvent,
@@ -163,7 +164,8 @@ class Writer:
         """
         first = requests[0][0] if requests else None
         if isinstance(first, DeletePrefix):
-            replies = self._delete_prefix(first)
+            group = Group(self.keyspace, self._clock.now())
+            replies = self._commit_or_refuse(group, [self._decide_prefix(group, first)])
         else:
             replies = self._execute(chain.from_iterable(requests), put_bytes)
             self.figures["queue"] = max(self.figures["queue"], len(replies))
@@ -173,6 +175,46 @@ class Writer:
             return [replies]
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
+
+    def decide(self, operations: Sequence[Operation], now: Now) -> list[Reply]:
+        """Execute one message of an order that several machines share: decide, log, flush and apply it.
+
+        What is logged and answered depends on the operations, `now` and the keys as earlier messages have left them:
+        neither on this machine's room, clocks and readers, nor on how messages came together. Nothing expires or is
+        evicted but by an operation. A message that is too much for one group becomes several records; each ends behind
+        an operation, so what is left of the operations after a restart can be given to a further call.
+
+        Args:
+            operations: of the message.
+            now: its time in the order, never before that of an earlier message.
+
+        Returns:
+            A reply to each operation.
+
+        Raises:
+            LogError, MapFull: the process must end. Records of the message that were appended before stay.
+        """
+        replies: list[Reply] = []
+        while len(replies) < len(operations):
+            group = Group(self.keyspace, now)
+            decided = self._decide_part(group, operations[len(replies) :])
+            self._commit(group, len(decided))
+            replies += decided
+        self.figures["queue"] = max(self.figures["queue"], len(replies))
+        self.figures["refused"] += count_refusals(replies)
+        return replies
+
+    def list_due(self, now: Now, most: int = EXPIRE_KEYS) -> Expire | None:
+        """Return what to propose as expired at `now`, at most `most` keys, those first that have been so for longest.
+
+        Changes nothing: unless it is decided, the next call returns the same. None: nothing is due. Keys that the
+        survey has not come to are not found yet.
+        """
+        keyspace = self.keyspace
+        due = keyspace.expiries.take_due(now, most, keyspace.find_entry)
+        for key, entry in due:
+            keyspace.expiries.schedule(key, entry[EXPIRY])
+        return Expire([(key, entry[REVISION]) for key, entry in due]) if due else None
 
     def expiry_in_s(self, most_s: float) -> float:
         """Return the seconds until an expiry may be due, at most `most_s`."""
@@ -225,28 +267,40 @@ class Writer:
             # refusal, `overloaded`, is the answer.
             while group.load.needs_eviction and further_groups:
                 further_groups -= 1
-                committed += self._commit(group, replies)
+                committed += self._commit_or_refuse(group, replies)
                 group, replies = self._open_group(put_bytes), []
                 reply = decide(group, operation)
             replies.append(reply)
-        return committed + self._commit(group, replies)
+        return committed + self._commit_or_refuse(group, replies)
 
-    def _delete_prefix(self, operation: DeletePrefix) -> list[Reply]:
-        """Execute one step of a prefix delete in a group of its own: its candidates come from the map, which must have
-        all that was committed."""
+    def _decide_part(self, group: Group, operations: Sequence[Operation]) -> list[Reply]:
+        """Decide `operations` in a new `group` until it is full. A `DeletePrefix` has one of its own."""
+        first = operations[0]
+        if isinstance(first, DeletePrefix):
+            return [self._decide_prefix(group, first)]
+        replies: list[Reply] = []
+        for operation in operations:
+            if type(operation) is DeletePrefix or (
+                group.load.is_full and replies and not rules.is_no_work(group, operation)
+            ):
+                break
+            replies.append(rules.decide(group, operation))
+        return replies
+
+    def _decide_prefix(self, group: Group, operation: DeletePrefix) -> Reply:
+        """Decide one step of a prefix delete in a new `group`, which it has to itself: its candidates come from the
+        map, which must have all that was committed."""
         try:
             check_utf8(operation.prefix, "prefix")
             check_utf8(operation.after, "key to continue after")
             if operation.limit < 1:
                 raise BadRequest("the limit of a prefix delete is at least 1")
         except KVError as error:
-            return [Failed.of(error)]
+            return Failed.of(error)
         limit = min(operation.limit, PREFIX_KEYS)
         candidates = self._map.list_entries(operation.prefix, operation.after, limit)
-        group = Group(self.keyspace, self._clock.now())
         next = candidates[-1][0] if len(candidates) == limit else None
-        reply = rules.delete_prefix(group, operation, candidates, next)
-        return self._commit(group, [reply])
+        return rules.delete_prefix(group, operation, candidates, next)
 
     def _open_group(self, put_bytes: int) -> Group:
         """Open a group whose requests put at most `put_bytes`."""
@@ -268,21 +322,32 @@ class Writer:
         assert item is not None, f"the map has no {key!r}"
         return item.value, item.content_type
 
-    def _commit(self, group: Group, replies: list[Reply]) -> list[Reply]:
-        """Log, flush and apply `group`; return its `replies`, or as many refusals if nothing could be logged."""
+    def _commit_or_refuse(self, group: Group, replies: list[Reply]) -> list[Reply]:
+        """Commit `group`; return its `replies`, or as many refusals if nothing could be logged."""
+        try:
+            self._commit(group, len(replies))
+        except LogBroken:
+            raise
+        except LogError as error:
+            return [self._refuse_append(error)] * len(replies)
+        return replies
+
+    def _commit(self, group: Group, operations: int) -> None:
+        """Log, flush and apply `group`, in which so many operations were decided.
+
+        Raises `LogError` if nothing could be logged: then the group is undone.
+        """
         events = group.events
         if not events:
             group.commit(0)
-            return replies
+            return
         begun = time.monotonic_ns()
         payload = encode_events(group.record())
         try:
             record = self._log.append(payload, len(events), group.now)
-        except LogBroken:
-            raise
-        except LogError as error:
+        except LogError:
             group.discard()
-            return [self._refuse_append(error)] * len(replies)
+            raise
         if self._failing:
             log.info("writes succeed again")
         self._failing = False
@@ -298,7 +363,7 @@ class Writer:
         self._announce_record(record)
         self._allowance.bytes_left -= len(payload)
         figures = self.figures
-        figures["operations"] += len(replies)
+        figures["operations"] += operations
         figures["append_ns"] += appended - begun
         figures["flush_ns"] += flushed - appended
         figures["apply_ns"] += time.monotonic_ns() - flushed
@@ -306,7 +371,6 @@ class Writer:
         self._count_events(events)
         if self._traces:
             log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(events), len(payload))
-        return replies
 
     def _refuse_append(self, error: LogError) -> Failed:
         """Note that an append failed; return the refusal for everything in its group."""

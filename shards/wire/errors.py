@@ -284,6 +284,17 @@ class NoFeed(Unavailable):
     hint = "Connect again after the seconds given in Retry-After; other requests are served."
 
 
+class NotCurrent(Unavailable):
+    """A machine of a cluster that cannot tell whether what it has is what the others have."""
+
+    code = "not_current"
+    title = "This machine cannot show that its data are current"
+    hint = (
+        "Repeat the request after the seconds given in Retry-After, or send it to another machine of the cluster. If "
+        "that goes on, see `cluster` in GET /v1/status: this machine is cut off or behind, or most of the others are."
+    )
+
+
 class OutcomeUnknown(KVError):
     """The request was handed to a shard whose answer never came."""
 

@@ -33,6 +33,8 @@
     8 Get           key, batch u64, condition               what operations before it have decided, else the map
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
    10 Once          operation, identity, fingerprint        1, 2, 3, 6, 7 or 9, done at most once for an identity
+   11 Expire        array of [key, revision]                deletes those that still have that revision and are due
+   12 Evict         array of [key, revision]                deletes those that still have that revision
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
 lifetime is at most `keys.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
@@ -49,12 +51,17 @@ that changes nothing.
 Idempotency-Key), with the `fingerprint` of the request. A repeat is answered with a `Replayed` and does nothing; one
 of another fingerprint is refused with `idempotency_mismatch`. What was refused, or changed nothing, is not remembered.
 
+**Expire and Evict** are what a shard proposes to itself, and shards of one order to each other: never what a client
+asks for. So it makes no difference who proposes them, how often and how late: a key goes once, at its place in the
+order. At most `PROPOSED_KEYS` keys in one.
+
 **Reply**, one frame::
 
     header  magic b"KVR1" | replies u32 | id u64                                           little endian, 16 bytes
     body    MessagePack array of replies: one for each operation, or a single `Failed` if the whole message is refused
 
-    1 Done      revision, existed, nil, expires_ms          of 1 to 4. revision 0: nothing changed, the key is absent.
+    1 Done      revision, existed, nil, expires_ms          of 1 to 4, 11, 12. revision 0: nothing changed, the key
+                                                            is absent. Of 11 and 12 it is that of the last delete.
                                                             expires_ms: when the key expires now, 0: never
     2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` for more; nil: the end
     3 Failed    code, detail, revision, members             a code of `shards.wire.errors`; of precondition_failed: the
@@ -89,6 +96,10 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
                     withheld, reply bin                     `Once` did. at: the place of its last event in the record,
                                                             from 0; slot: of its keys; reply: a reply as MessagePack,
                                                             whose revision ~n is that of the record's event n
+    7 Placed        sequence, done, state bin               on a machine of a cluster, last of all: which message of the
+                                                            order the record is of, how many of its operations are
+                                                            decided with this record and those before it, and what the
+                                                            messages before it add up to (`shards.order.replica`)
 
 **PUB**, shard to gateways: one frame, a log record as in the log, or, where the record is larger than
 `PUBLISH_BYTES`, its header alone. Messages may be lost; the log has them all.
@@ -112,6 +123,8 @@ MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
 MESSAGE_BYTES = 8 << 20
 """Most bytes of keys and values in one message of several operations, and the size at which a group closes."""
+PROPOSED_KEYS = 1024
+"""Most keys that an `Expire` or an `Evict` names."""
 SMALL_OPS = 128
 """Most operations of a message that does not wait for large ones."""
 SMALL_BYTES = 256 << 10
@@ -247,7 +260,19 @@ class Once(_Wire, tag=10):
         return operation.key
 
 
-Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once
+Proposed = list[tuple[bytes, int]]
+"""Keys, each with the revision that it must still have."""
+
+
+class Expire(_Wire, tag=11):
+    keys: Proposed
+
+
+class Evict(_Wire, tag=12):
+    keys: Proposed
+
+
+Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once | Expire | Evict
 
 
 class Done(_Wire, tag=1):
@@ -357,6 +382,12 @@ class Outcome(_Wire, tag=6):
     reply: bytes
 
 
+class Placed(_Wire, tag=7):
+    sequence: int
+    done: int
+    state: bytes
+
+
 ActivityKind = Literal["read", "list", "list_prefix", "delete", "delete_prefix", "delete_all", "heartbeat"]
 
 
@@ -387,6 +418,7 @@ class MalformedRequest(ProtocolError):
         self.id = id
 
 
+_NO_EVENTS = frozenset({Outcome, Placed})  # of what a record's payload holds
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec leaves a `str` of bad UTF-8 to Python's own error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -394,7 +426,8 @@ _encode, _encode_into = _encoder.encode, _encoder.encode_into
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 _decode_part = msgspec.msgpack.Decoder(tuple[list[int], list[Reply]]).decode
-_decode_events = msgspec.msgpack.Decoder(list[Event | Outcome]).decode
+_decode_events = msgspec.msgpack.Decoder(list[Event | Outcome | Placed]).decode
+_decode_placed = msgspec.msgpack.Decoder(Placed).decode
 _decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
 _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
 
@@ -414,13 +447,17 @@ def size_of(operation: Operation) -> int:
         return sum(map(size_of, operation.operations))
     if isinstance(operation, Once):
         return size_of(operation.operation)
+    if isinstance(operation, Expire | Evict):
+        return sum(len(key) for key, _ in operation.keys)
     return len(operation.prefix if isinstance(operation, MarkPrefix | DeletePrefix) else operation.key)
 
 
 def count_of(operation: Operation) -> int:
     """Count the operations in `operation`, which is what counts towards `MESSAGE_OPS`."""
     operation = bare(operation)
-    return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
+    if isinstance(operation, AtomicBatch):
+        return max(len(operation.operations), 1)
+    return max(len(operation.keys), 1) if isinstance(operation, Expire | Evict) else 1
 
 
 _PLAIN = frozenset({Put, Delete, Touch, Incr, MarkPrefix})
@@ -512,8 +549,9 @@ def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
     return id, places, replies
 
 
-def encode_events(events: Sequence[Event | Outcome]) -> bytes:
-    """Encode `events`, outcomes last, as the payload of the log record that commits them."""
+def encode_events(events: Sequence[Event | Outcome | Placed]) -> bytes:
+    """Encode `events`, then outcomes, then the place in the order if there is one, as the payload of the log record
+    that commits them."""
     return _encode(events)
 
 
@@ -524,17 +562,37 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
 
 def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome]]:
     """Decode the events of a record's payload, and the outcomes after them. Raises `ProtocolError`."""
+    events, outcomes, _ = decode_placed_record(payload)
+    return events, outcomes
+
+
+def decode_placed_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome], Placed | None]:
+    """Decode a record's payload as `decode_record` does, and its place in the order of a cluster, if it has one."""
     try:
         decoded = _decode_events(payload)
     except _UNREADABLE as error:
         raise ProtocolError(f"events: {error}") from None
-    if Outcome not in map(type, decoded):
-        return cast("list[Event]", decoded), []
-    events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
+    if _NO_EVENTS.isdisjoint(map(type, decoded)):
+        return cast("list[Event]", decoded), [], None
+    placed = decoded.pop() if isinstance(decoded[-1], Placed) else None
+    events: list[Event] = [event for event in decoded if not isinstance(event, Outcome | Placed)]
     outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
     if len(events) + len(outcomes) < len(decoded):
-        raise ProtocolError("events: an outcome comes before an event")
-    return events, outcomes
+        raise ProtocolError("events: an outcome comes before an event, or a place in the order before another part")
+    return events, outcomes, cast("Placed | None", placed)
+
+
+def encode_placed(placed: Placed) -> bytes:
+    """Encode a place in the order by itself."""
+    return _encode(placed)
+
+
+def decode_placed(place: bytes) -> Placed:
+    """Decode what `encode_placed` made. Raises `ProtocolError`."""
+    try:
+        return _decode_placed(place)
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a place in the order: {error}") from None
 
 
 def encode_remembered(reply: Remembered) -> bytes:

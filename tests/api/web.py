@@ -34,6 +34,11 @@ from tests.facts import make_facts
 class Shards:
     """What a `StoreClient` gives, out of a dict. `gate` holds writes up while it is cleared."""
 
+    reading = None
+
+    async def settle(self, item: Item | None) -> None:
+        """There is no cluster."""
+
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[bytes, str]] = {}
         self.seen: list[tuple[str, bytes]] = []

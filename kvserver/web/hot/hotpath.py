@@ -228,6 +228,8 @@ class HotPath:
                 content_type = record[HEADER_SIZE : HEADER_SIZE + length].decode()
                 if not _is_sent_at_once(len(value), content_type, fields):
                     return False
+        if store.reading is not None and not store.reading.may_show(0 if record is None else _unpack(record)[0]):
+            return False
         store.record_read(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = context.clock + IDLE_S
@@ -242,6 +244,8 @@ class HotPath:
         try:
             item = find_item(store, context, key)
         except Unavailable:
+            return False
+        if store.reading is not None and not store.reading.may_show(0 if item is None else item.revision):
             return False
         if item is None:
             store.record_read(key, False)

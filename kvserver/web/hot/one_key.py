@@ -30,6 +30,7 @@ from shards.wire.errors import IdempotencyMismatch, KVError
 from shards.wire.protocol import Once, Patch, Put
 
 _KEY: Final = idempotency.HEADER
+_UNMODIFIED: Final = "If-Unmodified-Since"
 _WITH_BODY: Final = ("PUT", "PATCH")
 LONGEST_RECORD: Final = 2 * LARGE_ANSWER
 """Bytes of a record that certainly has a value which is not answered here: it is not even copied out of its record."""
@@ -88,6 +89,8 @@ class OneKeyRoad:
         given = idempotency.check_key(varying[_KEY].encode()) if _KEY in varying else b""
         if isinstance(change, Put | Patch):
             changes.set_body(change, body)
+        if self._store.reading is not None and _UNMODIFIED in varying:  # it may be refused by what the key holds
+            return False
         change.condition = changes.find_condition(asked, given != b"", self._store.describe)
         once = _mark_change(asked, change, given, varying) if given else None
         if once is not None and self._store.maps.is_used_elsewhere(once):
@@ -112,6 +115,8 @@ class OneKeyRoad:
         check_read(asked)
         wanted = read_conditions(asked.header)
         item = store.describe(key) if request.method == "HEAD" else find_item(store, self._context, key)
+        if store.reading is not None and not store.reading.may_show(0 if item is None else item.revision):
+            return False
         try:
             answer = answer_read(asked, wanted, item)
         except KVError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.settings import ServerSettings
+from kvserver.settings import DEFAULT_SHARDS, ServerSettings
 from shards.host.settings import (
     ProcessSettings,
     SettingError,
@@ -191,3 +192,34 @@ def test_allowed_hosts_are_names() -> None:
     for wrong in ("http://kv.example", "kv.example:80", "kv.example,", "a b", "-", "kü.example"):
         with pytest.raises(SettingError, match="expected host names such as"):
             load_settings(ServerSettings, {"allowed_hosts": wrong}, {})
+
+
+THREE = "a=10.0.0.1,b=10.0.0.2:4333,c=10.0.0.3"
+
+
+def test_a_machine_of_a_cluster_has_a_name_and_one_shard() -> None:
+    loaded = load_settings(ServerSettings, {"node": "b", "cluster": THREE}, {})
+    assert (loaded.node, loaded.cluster, loaded.shards, loaded.reads) == ("b", THREE, 1, "linear")
+    servers = "nats://10.0.0.1:4222,nats://10.0.0.2:4222"
+    loaded = load_settings(ServerSettings, {"node": "x" * 32, "cluster": servers, "reads": "local"}, {})
+    assert (loaded.cluster, loaded.reads) == (servers, "local")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"node": "a"}, "--node needs --cluster"),
+        ({"cluster": THREE}, "--cluster needs --node"),
+        ({"node": "d", "cluster": THREE}, "--node is d, but --cluster names a, b, c"),
+        ({"node": "A", "cluster": THREE}, "expected 1 to 32 of the characters a-z, 0-9 and -"),
+        ({"node": "x" * 33, "cluster": THREE}, "expected 1 to 32"),
+        ({"node": "a", "cluster": "10.0.0.1"}, "expected machines such as a=10.0.0.1"),
+        ({"node": "a", "cluster": "a=10.0.0.1,a=10.0.0.2"}, "each machine once"),
+        ({"node": "a", "cluster": "a="}, "expected machines such as"),
+        ({"node": "a", "cluster": "nats://10.0.0.1,b=10.0.0.2"}, "expected machines such as"),
+        ({"node": "a", "cluster": THREE, "shards": str(DEFAULT_SHARDS + 2)}, "give --shards 1"),
+    ],
+)
+def test_what_is_no_cluster_is_refused(options: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(said)):
+        load_settings(ServerSettings, options, {})

@@ -7,16 +7,19 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shards.files.disk import Disk
 from shards.host.board import NONE
 from shards.log.appender import LogAppender
 from shards.log.files import LogError, segment_name
-from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
+from shards.log.records import DATA, HEADER, MARK, NO_SHARD, ORDER, STOP, OrderPosition, Record
 from tests.api.shards.log.tools import NOW, SEGMENT, read_all, recovered, wait_for
 from tests.stores import Store, new_store
 from tests.times import at
+
+POSITION = OrderPosition(sequence=7, state=b"state", shown_lsn=64, shown_revision=3)
 
 # Append, flush, read.
 
@@ -36,6 +39,18 @@ def test_an_append_is_open_until_its_owner_clears_it_and_not_flushed(store: Stor
     assert store.board.log.synced == record.end
     assert store.board.watermark() == (record.end, revision + 2)
     assert log.appended == (store.log_dir / segment_name(0)).read_bytes()[tail : record.end]
+
+
+def test_an_order_record_opens_nothing_and_a_recovery_finds_the_last_one(store: Store, log: LogAppender) -> None:
+    assert recovered(store).order is None
+    log.append_order(POSITION, NOW)
+    assert store.board.shards[0].open == NONE
+    last = msgspec.structs.replace(POSITION, sequence=8)
+    log.append_order(last, NOW)
+    log.append(b"payload", 1, NOW)
+    found = recovered(store)
+    assert found.order == last
+    assert found.next_revision == store.board.history()[1]
 
 
 def test_one_flush_covers_all_that_stands_before_it(store: Store, log: LogAppender) -> None:

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.log.records import ORDER, OrderPosition, Record
 from shards.maps import owner
 from shards.maps.layout import TOTALS, MapError, read_meta
 from shards.maps.owner import NOT_MINE, MapOwner
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import SLOTS, slot_of
-from shards.wire.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
+from shards.wire.protocol import Atomic, DeleteEvent, Event, Placed, PrefixMarked, TouchEvent, encode_events
 from tests import effort
 from tests.api.maps import Oracle, delete, entries_of, keys_of, process, put, record_of
 from tests.api.shards.maps.tools import IDENTITY, apply
@@ -50,6 +51,32 @@ def test_a_touch_changes_revision_and_expiry_alone(map: MapOwner) -> None:
     assert before is not None
     apply(map, TouchEvent(b"k", 9000), revision=2, time_ms=2000)
     assert map.get(b"k", at(1000)) == before._replace(revision=2, expires_ms=9000)
+
+
+def test_the_place_in_the_order_is_that_of_the_last_record(map: MapOwner) -> None:
+    assert map.place_in_order() is None
+    records = [placed_put(1, 1000, Placed(4, 9, b"3")), order_of(4, 2000)]
+    map.apply(records)
+    assert map.place_in_order() == Placed(5, 0, b"state of 4")
+    map.apply([placed_put(2, 3000, Placed(6, 3, b"5"))])
+    assert map.place_in_order() == Placed(6, 3, b"5")
+    map.apply(records)  # again: it does not go back
+    assert map.place_in_order() == Placed(6, 3, b"5")
+    event = put(b"live")
+    map.apply_changes([event], record_of([event], 3, 5000), placed=Placed(7, 1, b"6"))
+    assert map.place_in_order() == Placed(7, 1, b"6")
+
+
+def placed_put(revision: int, lsn: int, placed: Placed) -> Record:
+    """A record of one put that has a place in the order."""
+    return record_of([put(b"k")], revision, lsn)._replace(payload=encode_events([put(b"k"), placed]))
+
+
+def order_of(sequence: int, lsn: int) -> Record:
+    """An ORDER record."""
+    state = b"state of %d" % sequence
+    payload = OrderPosition(sequence=sequence, state=state, shown_lsn=0, shown_revision=0).encode()
+    return Record(ORDER, 0, 0, lsn, lsn + 64 + len(payload), lsn, 1, 1000, payload)
 
 
 class Puts:

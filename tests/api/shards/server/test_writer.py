@@ -26,12 +26,15 @@ from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusa
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import MAX_TIME_MS
 from shards.wire.protocol import (
+    PROPOSED_KEYS,
     Condition,
     Delete,
     Deleted,
     DeleteEvent,
     DeletePrefix,
     Done,
+    Evict,
+    Expire,
     Failed,
     Incr,
     Put,
@@ -45,6 +48,9 @@ from shards.wire.protocol import (
 from tests.api.maps import entries_of
 from tests.api.shards.server.tools import Client, changes, check, client, logged, serving, turn_until, until, value
 from tests.stores import Store, new_store
+from tests.times import at
+
+NOW = 1_700_000_000_000
 
 
 @contextmanager
@@ -134,6 +140,76 @@ class TestWrite:
             assert [writer.figures[name] for name in names] == [5, 3, 0, 3, 0]
             [[refused]] = writer.write([[DeletePrefix(b"k", b"", 9, 0)]])
             assert isinstance(refused, Failed) and writer.figures["refused"] == 1
+
+
+class TestDecide:
+    """A message of an order, at the time that it has there."""
+
+    def test_its_time_alone_counts(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            assert writer.decide([Put(b"a", b"1", ttl_ms=5), Put(b"b", b"2")], at(NOW)) == [
+                Done(1, False, None, NOW + 5),
+                Done(2, False),
+            ]
+            assert writer.decide([Touch(b"a", ttl_ms=7)], at(NOW + 4)) == [Done(3, True, None, NOW + 11)]
+            assert writer.decide([Touch(b"a")], at(NOW + 11)) == [Done(0, False)]
+            assert writer.decide([Put(b"a", b"")], at(NOW + 11)) == [Done(5, False)]
+            assert [record.events for record in logged(store)] == [2, 1, 2]
+            assert [record.now for record in logged(store)] == [at(NOW), at(NOW + 4), at(NOW + 11)]
+
+    def test_keys_expire_by_proposal_alone_and_once(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            writer.decide([Put(key, b"", expires_ms=NOW + 5) for key in (b"b", b"a", b"c")], at(NOW))
+            assert writer.list_due(at(NOW + 4)) is None
+            proposed = writer.list_due(at(NOW + 5))
+            assert proposed == writer.list_due(at(NOW + 5)) == Expire([(b"a", 2), (b"b", 1), (b"c", 3)])
+            assert writer.list_due(at(NOW + 5), 2) == Expire([(b"a", 2), (b"b", 1)])
+            assert writer.decide([Touch(b"b", expires_ms=NOW + 9)], at(NOW + 4)) == [Done(4, True, None, NOW + 9)]
+            assert writer.decide([proposed], at(NOW + 4)) == [Done(0, False)], "by the message's time nothing is due"
+            assert writer.decide([proposed, proposed], at(NOW + 5)) == [Done(6, True), Done(0, False)]
+            assert [event for _, event in changes(store)][4:] == [
+                DeleteEvent(b"a", "expire"),
+                DeleteEvent(b"c", "expire"),
+            ]
+            assert writer.figures["expired"] == 2
+
+    def test_keys_are_evicted_by_proposal(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            writer.decide([Put(b"a", b""), Put(b"b", b"", ttl_ms=5), Put(b"c", b"")], at(NOW))
+            evict = Evict([(b"c", 3), (b"b", 2), (b"a", 9), (b"x", 1)])
+            assert writer.decide([evict], at(NOW + 5)) == [Done(5, True)]
+            assert [event for _, event in changes(store)][3:] == [
+                DeleteEvent(b"c", "evict"),
+                DeleteEvent(b"b", "expire"),
+            ]
+
+    def test_too_many_are_refused(self, place: Path) -> None:
+        with writing(place) as (writer, _):
+            proposed = [(b"k", 1)] * (PROPOSED_KEYS + 1)
+            for refused in writer.decide([Expire(proposed), Evict(proposed)], at(NOW)):
+                assert isinstance(refused, Failed) and refused.code == "protocol_error"
+            assert writer.decide([Expire(proposed[1:])], at(NOW)) == [Done(0, False)]
+
+    def test_what_is_too_much_for_a_group_becomes_several_records(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            large = Put(b"a", bytes(2_500_000))
+            replies = writer.decide([large, large, DeletePrefix(b"", b"", 9, 9), large, Delete(b"x")], at(NOW))
+            assert replies == [Done(1, False), Done(2, True), Deleted([b"a"], None), Done(4, False), Done(0, False)]
+            assert [record.events for record in logged(store)] == [2, 1, 1]
+
+    def test_room_and_the_machine_s_clock_do_not_count(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with writing(place) as (writer, store):
+            store.board.log.full = 1
+            monkeypatch.setattr(MapStorage, "free_bytes", lambda _: 0)
+            writer.maintain_map(store.board.watermark())
+            assert writer.decide([Put(b"a", b"1"), Incr(b"a", 9)], at(NOW)) == [Done(1, False), Value(2, True, b"10")]
+
+    def test_what_cannot_be_logged_is_raised_and_undone(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            store.board.log.ready, store.board.log.full = store.board.history()[0], 1
+            with pytest.raises(LogFull):
+                writer.decide([Put(b"a", b"1")], at(NOW))
+            assert len(writer.keyspace) == 0
 
 
 class TestEvictionInSeveralGroups:

@@ -22,6 +22,8 @@ from shards.wire.protocol import (
     DeleteEvent,
     DeletePrefix,
     Done,
+    Evict,
+    Expire,
     Failed,
     Get,
     Incr,
@@ -45,10 +47,10 @@ from shards.wire.protocol import (
 )
 
 REQUEST_HEADER = (
-    b"KVQ1" + b"\x0f\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
+    b"KVQ1" + b"\x11\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
 )
 REQUEST_BODY = (
-    b"\x9f"
+    b"\xdc\x00\x11"
     b"\x98\x01\xc4\x01k\xc4\x01v\xaatext/plain\x05\x00\xc3\xc0"  # Put
     b"\x94\x02\xc4\x01k\xc2\xc0"  # Delete
     b"\x95\x03\xc4\x01k\x00\x09\xc0"  # Touch
@@ -64,6 +66,8 @@ REQUEST_BODY = (
     b"\x94\x07\xc4\x01k\xc4\x04null\x92\x90\xc0"  # Patch never
     b"\x94\x0a\x94\x02\xc4\x01k\xc2\xc0\xc4\x12iiiiiiiiiiiiiiiiii\xc4\x10ffffffffffffffff"  # Delete once
     b"\x94\x0a\x92\x09\x90\xc4\x12iiiiiiiiiiiiiiiiii\xc4\x10ffffffffffffffff"  # AtomicBatch once
+    b"\x92\x0b\x92\x92\xc4\x01k\x05\x92\xc4\x01l\xcd\x01\x2c"  # Expire
+    b"\x92\x0c\x91\x92\xc4\x01k\x05"  # Evict
 )
 OPERATIONS: list[protocol.Operation] = [
     Put(b"k", b"v", "text/plain", 5, 0, True),
@@ -81,6 +85,8 @@ OPERATIONS: list[protocol.Operation] = [
     Patch(b"k", b"null", Condition([])),
     Once(Delete(b"k"), b"i" * 18, b"f" * 16),
     Once(AtomicBatch([]), b"i" * 18, b"f" * 16),
+    Expire([(b"k", 5), (b"l", 300)]),
+    Evict([(b"k", 5)]),
 ]
 
 REPLY_HEADER = b"KVR1" + b"\x0d\0\0\0" + b"\x07\0\0\0\0\0\0\0"
@@ -176,7 +182,7 @@ class TestGolden:
 
     def test_left_out_fields_have_their_defaults(self) -> None:
         body = b"\x92\x93\x01\xc4\x01k\xc4\x01v\x92\x02\xc4\x01k"
-        header = REQUEST_HEADER.replace(b"\x0f\0\0\0", b"\x02\0\0\0", 1)
+        header = REQUEST_HEADER.replace(b"\x11\0\0\0", b"\x02\0\0\0", 1)
         assert protocol.decode_request(header + body).operations == [Put(b"k", b"v"), Delete(b"k")]
 
 
@@ -206,6 +212,8 @@ OPERATION = st.one_of(
     st.builds(MarkPrefix, BYTES),
     st.builds(DeletePrefix, BYTES, BYTES, I64, I64),
     st.builds(AtomicBatch, st.lists(OF_ONE_KEY, max_size=3)),
+    st.builds(Expire, st.lists(st.tuples(BYTES, U64), max_size=3)),
+    st.builds(Evict, st.lists(st.tuples(BYTES, U64), max_size=3)),
 )
 OF_ONE = st.one_of(
     st.builds(Done, U64, st.booleans(), st.none() | BYTES, U64),
@@ -281,7 +289,7 @@ class TestChanges:
 
 def with_body(body: object, count: int = 1) -> bytes:
     """A request whose body is `body`, MessagePack if it is not bytes."""
-    header = REQUEST_HEADER.replace(b"\x0f\0\0\0", count.to_bytes(4, "little"), 1)
+    header = REQUEST_HEADER.replace(b"\x11\0\0\0", count.to_bytes(4, "little"), 1)
     return header + (body if isinstance(body, bytes) else msgspec.msgpack.encode(body))
 
 
@@ -502,3 +510,10 @@ class TestParts:
 )
 def test_what_takes_no_longer_than_it_looks(operations: list[Operation], plain: bool) -> None:
     assert protocol.is_plain(operations) == plain
+
+
+def test_what_is_proposed_counts_by_its_keys() -> None:
+    for proposed in (Expire([(b"k", 5), (b"long", 300)]), Evict([(b"k", 5), (b"long", 300)])):
+        assert (protocol.count_of(proposed), protocol.size_of(proposed)) == (2, 5)
+        assert not protocol.is_plain([proposed])
+    assert protocol.count_of(Expire([])) == 1
