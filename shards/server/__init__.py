@@ -4,4 +4,6 @@
 - `writer`: decides, logs, flushes and applies a group, in this order.
 - `sockets`: the ends of the wire: requests in, replies and events out.
 - `loop`: takes messages, has them written, replies and publishes; and the start and the end of all that.
+- `following`: a machine's part in the order of a cluster: decides its messages, and shows what all members have.
+- `clustered`: the loop of a shard whose groups travel through such an order.
 """

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from typing import Final, Protocol
 
@@ -41,6 +41,7 @@ from shards.wire.protocol import (
     Expire,
     Failed,
     Operation,
+    Placed,
     PutEvent,
     Reply,
     Results,
@@ -176,7 +177,9 @@ class Writer:
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
 
-    def decide(self, operations: Sequence[Operation], now: Now) -> list[Reply]:
+    def decide(
+        self, operations: Sequence[Operation], now: Now, place: Callable[[int], Placed] | None = None
+    ) -> list[Reply]:
         """Execute one message of an order that several machines share: decide, log, flush and apply it.
 
         What is logged and answered depends on the operations, `now` and the keys as earlier messages have left them:
@@ -187,6 +190,7 @@ class Writer:
         Args:
             operations: of the message.
             now: its time in the order, never before that of an earlier message.
+            place: makes the place in the order that a record says it has of how many operations are decided with it.
 
         Returns:
             A reply to each operation.
@@ -198,8 +202,8 @@ class Writer:
         while len(replies) < len(operations):
             group = Group(self.keyspace, now)
             decided = self._decide_part(group, operations[len(replies) :])
-            self._commit(group, len(decided))
             replies += decided
+            self._commit(group, len(decided), place(len(replies)) if place else None)
         self.figures["queue"] = max(self.figures["queue"], len(replies))
         self.figures["refused"] += count_refusals(replies)
         return replies
@@ -332,8 +336,8 @@ class Writer:
             return [self._refuse_append(error)] * len(replies)
         return replies
 
-    def _commit(self, group: Group, operations: int) -> None:
-        """Log, flush and apply `group`, in which so many operations were decided.
+    def _commit(self, group: Group, operations: int, placed: Placed | None = None) -> None:
+        """Log, flush and apply `group`, in which so many operations were decided, and which is `placed` in an order.
 
         Raises `LogError` if nothing could be logged: then the group is undone.
         """
@@ -342,7 +346,8 @@ class Writer:
             group.commit(0)
             return
         begun = time.monotonic_ns()
-        payload = encode_events(group.record())
+        logged = group.record()
+        payload = encode_events(logged if placed is None else [*logged, placed])
         try:
             record = self._log.append(payload, len(events), group.now)
         except LogError:
@@ -356,7 +361,7 @@ class Writer:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
-        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes))
+        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes, placed))
         self.keyspace.forget_oldest()
         self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()  # the watermark may pass this record only now
