@@ -9,4 +9,9 @@ agree without a leader of ours.
 - `proposer`: sends this machine's messages until they come back, each counted once. Pure.
 - `membership`: who may read from its own map, and until when; who is put out. Pure.
 - `history`: hashes of the history, and who is in the minority. Pure.
+- `jetstream`: the order on NATS JetStream, as the shard has it.
+- `link`: what the shard and the process that speaks to NATS say to each other. Pure.
+- `jetstream_child`: that process, the only user of NATS.
+- `follower`: puts messages that come by several ways into their sequence. Pure.
+- `stream`: what JetStream says of a stream, and what must be true of it. Pure.
 """

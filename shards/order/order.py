@@ -152,6 +152,10 @@ class Order(Protocol):
         """Send to one machine beside the order: it comes out of `told` there, and so does its answer here."""
         ...
 
+    def hint(self, last: int) -> None:
+        """Say that the order has message `last`, as a peer has told: if it does not come, it is to be fetched."""
+        ...
+
     def reach(self) -> Reach:
         """Return how far the order reaches, as far as is known: never less than what `take` has returned."""
         ...

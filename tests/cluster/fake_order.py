@@ -210,6 +210,9 @@ class FakeOrder:
     def ask(self, node: str, payload: bytes) -> None:
         self.stream.spread(self.node, payload, to=node)
 
+    def hint(self, last: int) -> None:
+        assert last <= len(self.stream.messages)
+
     def reach(self) -> Reach:
         return Reach(self.stream.first, len(self.stream.messages))
 

@@ -1,0 +1,470 @@
+"""`python -m shards.order.jetstream_child`: carries the order of a cluster between NATS JetStream and the shard.
+
+The only module that knows NATS. It follows the stream by what the servers republish, and fetches what does not come by
+direct gets of any replica. What it hands to the shard has no gaps, and was held by most servers before. It keeps
+nothing: when it starts anew, the shard says where it is.
+
+`--create N` makes the stream, with N replicas and the first message that standard input holds, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+import sys
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from shards.host import logs, process
+from shards.order import link, stream
+from shards.order.follower import Follower
+from shards.order.order import (
+    Identity,
+    Message,
+    NotDurable,
+    OrderError,
+    OrderLost,
+    OrderTrimmed,
+    OrderUnreachable,
+)
+
+_REQUEST_S: Final = 1.0
+_WATCH_S: Final = 1.0
+_LOOKS: Final = 3
+"""Looks in a row that must find the end lost: an engine that has just started may not show it yet."""
+_OPEN_S: Final = 5.0
+_GAP_S: Final = 0.03  # for which a message may be overtaken before it is fetched
+_FETCH_MESSAGES: Final = 512
+_FETCH_BYTES: Final = 4 << 20
+_MOST_UNREAD: Final = 8 << 20
+"""Bytes that the shard has not read, above which messages are not handed over but fetched later."""
+_CREATE_S: Final = 60.0
+
+log = logging.getLogger("order")
+
+
+class Engine:
+    """The connection to the servers. `options` are those of the command line."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.client = Client()
+
+    async def connect(self) -> None:
+        """Connect to the first server that answers; the client goes to another one by itself later."""
+        options = self._options
+        secrets = Path(options.user_file).read_text().strip().partition(":") if options.user_file else None
+        await self.client.connect(
+            options.servers.split(","),
+            name=f"kvserver {options.node}",
+            dont_randomize=True,  # the first one is this machine's own
+            connect_timeout=1,
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # any number of seconds will do
+            max_reconnect_attempts=-1,
+            ping_interval=1,
+            max_outstanding_pings=2,
+            error_cb=_note_error,
+            tls=_tls_of(options),
+            user=secrets[0] if secrets else None,
+            password=secrets[2] if secrets else None,
+        )
+
+    async def request(self, subject: str, payload: bytes = b"", timeout_s: float = _REQUEST_S) -> bytes:
+        """Ask the servers, and return the answer. Raises `EngineError`."""
+        try:
+            return (await self.client.request(subject, payload, timeout=timeout_s)).data
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise stream.EngineError(f"no answer to {subject}: {error or type(error).__name__}") from None
+
+    async def look(self) -> stream.StreamFacts:
+        """Ask what the stream is. Raises `EngineError`."""
+        return stream.read_info(await self.request(stream.INFO))
+
+    async def check_flushing(self, servers: frozenset[str]) -> None:
+        """Check that `servers` flush each message. Raises `NotDurable`."""
+        monitors = [url for url in self._options.monitors.split(",") if url]
+        if self._options.may_lose:
+            return
+        if monitors:
+            read = await asyncio.gather(*(asyncio.to_thread(_read_varz, url) for url in monitors))
+            stream.check_flushing([reply for reply in read if reply], frozenset())
+        else:
+            stream.check_flushing(await self._ask_all("$SYS.REQ.SERVER.PING.VARZ"), servers)
+
+    async def fetch(self, request: dict[str, int], take: Callable[[Message], None]) -> int:
+        """Fetch messages by their sequence from any replica, hand them to `take`, and return how many there were."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        count = 0
+        try:
+            await self.client.publish(stream.DIRECT, msgspec.json.encode(request), reply=inbox)
+            while True:
+                answer = await subscription.next_msg(timeout=_REQUEST_S)
+                message = stream.read_message(answer.headers, answer.data)
+                if message is None:
+                    return count
+                count += 1
+                take(message)
+                if "batch" not in request:
+                    return count
+        except (nats.errors.Error, OSError, TimeoutError):
+            return count
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+
+    async def _ask_all(self, subject: str) -> list[bytes]:
+        """Return what all servers answer within a while."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        replies = []
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self.client.publish(subject, reply=inbox)
+            while True:
+                replies.append((await subscription.next_msg(timeout=_REQUEST_S)).data)
+        await subscription.unsubscribe()
+        return replies
+
+
+class Follow:
+    """The order as one process of the shard follows it: from its connection to the end of that."""
+
+    def __init__(self, engine: Engine, options: argparse.Namespace, writer: asyncio.StreamWriter) -> None:
+        self._engine, self._options, self._writer = engine, options, writer
+        self._follower: Follower | None = None
+        self._identity: Identity | None = None
+        self._behind = asyncio.Event()
+        self._inbox = engine.client.new_inbox()
+        self._looks = self._skips = 0
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Serve the shard until it is gone."""
+        client = self._engine.client
+        async with asyncio.TaskGroup() as tasks:
+            subscriptions = [
+                await client.subscribe(f"{self._inbox}.*", cb=self._on_answer),
+                await client.subscribe(f"{stream.OUT}.>", cb=self._on_message),
+                await client.subscribe(f"{stream.TELL}.>", cb=self._on_told),
+                await client.subscribe(f"{stream.ASK}.{self._options.node}.*", cb=self._on_told),
+            ]
+            helpers = [tasks.create_task(self._fetch_missing()), tasks.create_task(self._watch())]
+            try:
+                await self._read(reader)
+            finally:
+                for helper in helpers:
+                    helper.cancel()
+                for subscription in subscriptions:
+                    with contextlib.suppress(nats.errors.Error, OSError):
+                        await subscription.unsubscribe()
+
+    # From the shard.
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        splitter = link.Splitter()
+        while data := await reader.read(1 << 20):
+            for body in splitter.feed(data):
+                await self._handle(link.decode_to_child(body))
+
+    async def _handle(self, frame: link.ToChild) -> None:
+        client, node = self._engine.client, self._options.node
+        if isinstance(frame, link.Open):
+            await self._open(frame)
+        elif isinstance(frame, link.Propose):
+            if not client.is_connected:
+                self._send(link.NotTaken(frame.number))
+            else:
+                await self._publish(f"{stream.LOG}.{node}", frame.payload, f"{self._inbox}.{frame.number}")
+        elif isinstance(frame, link.Tell):
+            await self._publish(f"{stream.TELL}.{node}", frame.payload)
+        elif isinstance(frame, link.Ask):
+            await self._publish(f"{stream.ASK}.{frame.node}.{node}", frame.payload)
+        elif isinstance(frame, link.Hint):
+            self._see(frame.last)
+        else:
+            await self._publish(stream.PURGE, msgspec.json.encode({"seq": frame.below}), f"{self._inbox}.0")
+
+    async def _publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._engine.client.publish(subject, payload, reply=reply)
+
+    async def _open(self, frame: link.Open) -> None:
+        known = Identity(frame.name, frame.created_ns) if frame.name is not None else None
+        try:
+            facts = await self._wait_for_stream(frame.after, known)
+            facts.check_config()
+            await self._engine.check_flushing(facts.servers)
+        except OrderError as error:
+            log.warning("the order is not open: %s", error)
+            self._send(link.Failed.of(error))
+            return
+        self._identity = facts.identity
+        self._follower = Follower(frame.after)
+        self._send(link.Opened(*facts.identity, facts.first, facts.last))
+        self._see(facts.last)
+
+    async def _wait_for_stream(self, after: int, known: Identity | None) -> stream.StreamFacts:
+        """Look until the stream is there as it must be. Raises `OrderError` if it is not soon."""
+        problem: OrderError = OrderUnreachable("the engine does not answer")
+        end = asyncio.get_running_loop().time() + _OPEN_S
+        while asyncio.get_running_loop().time() < end:
+            try:
+                facts = await self._engine.look()
+                facts.check_place(after, known)
+                return facts
+            except stream.NoStream as error:
+                problem = OrderLost(str(error)) if known else OrderUnreachable(f"{error}: `kvserver cluster init`")
+            except stream.EngineError as error:
+                problem = OrderUnreachable(str(error))
+            except OrderTrimmed:
+                raise
+            except OrderError as error:
+                problem = error
+            await asyncio.sleep(_WATCH_S / 4)
+        raise problem
+
+    # From the servers.
+
+    async def _on_answer(self, message: Msg) -> None:
+        if stream.is_refusal(message.headers, message.data):
+            number = int(message.subject.rpartition(".")[2])
+            if number:
+                self._send(link.NotTaken(number))
+
+    async def _on_message(self, message: Msg) -> None:
+        read = stream.read_message(message.headers, message.data)
+        if read is None or self._follower is None:
+            return
+        if self._writer.transport.get_write_buffer_size() > _MOST_UNREAD:
+            self._see(read.sequence)
+        else:
+            self._take(read)
+
+    async def _on_told(self, message: Msg) -> None:
+        node = message.subject.rpartition(".")[2]
+        if node != self._options.node:
+            self._send(link.Told(node, message.data))
+
+    def _take(self, message: Message) -> None:
+        """Hand over what can be handed over, now that this message is here."""
+        if self._follower is None:
+            return
+        try:
+            for ready in self._follower.add(message):
+                self._send(link.Took(*ready))
+        except OrderLost as error:
+            self._fail(error)
+            return
+        if self._follower.is_behind:
+            self._behind.set()
+
+    def _see(self, last: int) -> None:
+        if self._follower is not None:
+            self._follower.see(last)
+            if self._follower.is_behind:
+                self._behind.set()
+
+    def _fail(self, error: OrderError) -> None:
+        log.critical("the order is followed no longer: %s", error)
+        self._follower = None
+        self._send(link.Failed.of(error))
+
+    def _send(self, frame: link.FromChild) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(link.encode_frame(frame))
+
+    # Beside both.
+
+    async def _fetch_missing(self) -> None:
+        """Fetch what does not come by itself."""
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            await asyncio.sleep(_GAP_S)
+            while (follower := self._follower) is not None and (gap := follower.next_missing()) is not None:
+                await self._writer.drain()
+                last = follower.last
+                request = {
+                    "seq": gap[0],
+                    "batch": min(_FETCH_MESSAGES, gap[1] - gap[0] + 1),
+                    "max_bytes": _FETCH_BYTES,
+                }
+                count = await self._engine.fetch(request, self._take)
+                if follower.last > last:
+                    self._skips = 0
+                    continue
+                self._skips += count > 0  # what came is behind a hole
+                if self._skips >= _LOOKS:
+                    self._skips = 0
+                    self._fail(OrderTrimmed(last, last + 2))
+                await asyncio.sleep(_GAP_S)
+
+    async def _watch(self) -> None:
+        """Compare the stream with what was taken from it, each second."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._follower is None:
+                continue
+            try:
+                await self._look()
+            except OrderTrimmed as error:
+                self._fail(error)
+            except OrderError as error:
+                self._looks += 1
+                if self._looks >= _LOOKS:
+                    self._fail(error)
+
+    async def _look(self) -> None:
+        """Look at the stream once. Raises `OrderLost` and `OrderTrimmed`."""
+        follower, last = self._follower, self._follower.last if self._follower else 0
+        if follower is None:
+            return
+        try:
+            facts = await self._engine.look()
+        except stream.NoStream as error:
+            raise OrderLost(str(error)) from None
+        except stream.EngineError:
+            return
+        if facts.identity != self._identity:
+            self._looks = _LOOKS  # it says so itself: no need to look again
+        facts.check_place(last, self._identity)
+        self._looks = 0
+        if last:
+            await self._engine.fetch({"seq": last}, self._take)  # is it still what it was?
+        self._send(link.Reached(facts.first, facts.last))
+        self._see(facts.last)
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve shards until SIGTERM. A new connection ends the one before: there is one shard."""
+    engine = Engine(options)
+    await _keep_trying(engine.connect)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    current: asyncio.Task[None] | None = None
+
+    async def on_shard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal current
+        if current is not None:
+            current.cancel()
+        current = asyncio.current_task()
+        with contextlib.suppress(asyncio.CancelledError, OSError, link.LinkError, ExceptionGroup):
+            await Follow(engine, options, writer).run(reader)
+        writer.close()
+
+    path = Path(options.run_dir) / link.SOCKET_NAME
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(on_shard, path, limit=1 << 20)
+    async with server:
+        await stopped.wait()
+        path.unlink(missing_ok=True)
+        if current is not None:
+            current.cancel()
+    await engine.client.close()
+
+
+async def create(options: argparse.Namespace) -> None:
+    """Make the stream, and put its first message into it. Raises `OrderError` if there is one with messages."""
+    engine = Engine(options)
+    await _keep_trying(engine.connect)
+    first = sys.stdin.buffer.read()
+    end = asyncio.get_running_loop().time() + _CREATE_S
+    problem = ""
+    while asyncio.get_running_loop().time() < end:
+        try:
+            facts = stream.read_info(
+                await engine.request(stream.CREATE, stream.new_stream(options.create, options.max_bytes), 5.0)
+            )
+            if facts.last:
+                raise OrderError(f"there is a stream {stream.NAME} already, with {facts.last} messages")
+            await engine.check_flushing(facts.servers)
+            headers = {"Nats-Expected-Last-Sequence": "0"}
+            reply = await engine.client.request(f"{stream.LOG}.{options.node}", first, timeout=5, headers=headers)
+            if stream.is_refusal(reply.headers, reply.data):
+                raise stream.EngineError(reply.data.decode(errors="replace"))
+            await engine.client.close()
+            return
+        except (stream.EngineError, nats.errors.Error, TimeoutError) as error:
+            if str(error) != problem:
+                log.warning("the stream cannot be made yet: %s", error)
+            problem = str(error)
+            await asyncio.sleep(_WATCH_S / 4)
+    raise OrderUnreachable(f"the stream could not be made within {_CREATE_S:g} s: {problem}")
+
+
+async def _keep_trying(connect: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await connect()
+            return
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            log.warning("the engine cannot be reached yet: %s", error or type(error).__name__)
+            await asyncio.sleep(_WATCH_S)
+
+
+async def _note_error(error: Exception) -> None:
+    log.debug("the engine's client: %s", error or type(error).__name__)
+
+
+def _read_varz(url: str) -> bytes:
+    """Return what a server says of itself over HTTP; empty: nothing."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/varz", timeout=_REQUEST_S) as answer:
+        return bytes(answer.read())
+    return b""
+
+
+def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls_ca:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=options.tls_ca)
+    if options.tls_cert:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    return context
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shards.order.jetstream_child", description=__doc__)
+    parser.add_argument("--run-dir", required=True, help="Where the socket is made.")
+    parser.add_argument("--node", required=True, help="The name of this machine.")
+    parser.add_argument("--servers", required=True, help="URLs of the NATS servers, with commas, the own one first.")
+    parser.add_argument("--monitors", default="", help="URLs of their monitoring ports, to ask whether they flush.")
+    parser.add_argument("--may-lose", action="store_true", help="Take an engine that may lose messages.")
+    parser.add_argument("--user-file", default="", help="A file that holds NAME:PASSWORD.")
+    for name in ("tls-ca", "tls-cert", "tls-key"):
+        parser.add_argument(f"--{name}", default="", help="A file in PEM.")
+    parser.add_argument("--create", type=int, default=0, metavar="N", help="Make the stream, and end.")
+    parser.add_argument("--max-bytes", type=int, default=stream.MAX_BYTES, help="Of the stream to be made.")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-format", default="text", choices=logs.FORMATS)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    process.keep_standard_streams()
+    options = _parser().parse_args(arguments)
+    process.die_with_starter()
+    logs.configure_logging(options.log_level, "order", options.log_format)
+    work: Any = create(options) if options.create else serve(options)
+    try:
+        asyncio.run(work)
+    except (OrderError, NotDurable) as error:
+        log.critical("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""What JetStream says of a stream, and what must be true of it. Pure.
+
+The stream is `KV`. A node publishes to `kv.log.<node>`; what the stream has taken is republished to `kv.out.<node>`.
+Beside it, `kv.tell.<node>` is from one node to all, and `kv.ask.<to>.<from>` from one to another.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from shards.order.order import Identity, Message, NotDurable, OrderError, OrderLost, OrderTrimmed
+
+NAME: Final = "KV"
+LOG, OUT, TELL, ASK = "kv.log", "kv.out", "kv.tell", "kv.ask"
+"""The beginnings of the subjects."""
+INFO: Final = f"$JS.API.STREAM.INFO.{NAME}"
+CREATE: Final = f"$JS.API.STREAM.CREATE.{NAME}"
+PURGE: Final = f"$JS.API.STREAM.PURGE.{NAME}"
+DIRECT: Final = f"$JS.API.DIRECT.GET.{NAME}"
+MAX_BYTES: Final = 8 << 30
+"""Of the messages that a new stream keeps; older ones are dropped."""
+
+_NOT_FOUND = 10059  # err_code of a stream that is not there
+_SECOND_NS = 1_000_000_000
+_UNIX_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+class _Republish(msgspec.Struct):
+    src: str = ""
+    dest: str = ""
+
+
+class _Config(msgspec.Struct):
+    storage: str = ""
+    retention: str = "limits"
+    num_replicas: int = 1
+    max_age: int = 0
+    max_msgs: int = -1
+    max_msgs_per_subject: int = -1
+    allow_direct: bool = False
+    persist_mode: str = "default"
+    republish: _Republish = msgspec.field(default_factory=_Republish)
+    subjects: list[str] = []
+
+
+class _State(msgspec.Struct):
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class _Failure(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Replica(msgspec.Struct):
+    name: str = ""
+
+
+class _Cluster(msgspec.Struct):
+    leader: str = ""
+    replicas: list[_Replica] = []
+
+
+class _Info(msgspec.Struct):
+    created: str = ""
+    config: _Config = msgspec.field(default_factory=_Config)
+    state: _State = msgspec.field(default_factory=_State)
+    cluster: _Cluster = msgspec.field(default_factory=_Cluster)
+    error: _Failure | None = None
+
+
+class _EngineStatus(msgspec.Struct):
+    config: dict[str, object] = {}
+
+
+class _Varz(msgspec.Struct):
+    server_name: str = ""
+    jetstream: _EngineStatus = msgspec.field(default_factory=_EngineStatus)
+
+
+class _VarzReply(msgspec.Struct):
+    data: _Varz = msgspec.field(default_factory=_Varz)
+
+
+class EngineError(Exception):
+    """The engine answers with an error, or with what cannot be read; it may be right a moment later."""
+
+
+class NoStream(EngineError):
+    """The engine says that there is no such stream."""
+
+
+class StreamFacts:
+    """What the engine says of the stream.
+
+    Attributes:
+        identity: which it is.
+        first, last: the sequences of its oldest and its newest message.
+        servers: the names of the servers that hold it; empty: the engine is one server alone.
+    """
+
+    def __init__(self, info: _Info) -> None:
+        self._config = info.config
+        self.identity = Identity(NAME, read_time_ns(info.created))
+        self.last = info.state.last_seq
+        self.first = info.state.first_seq or self.last + 1  # 0 in a new one
+        named = [info.cluster.leader, *(replica.name for replica in info.cluster.replicas)]
+        self.servers = frozenset(name for name in named if name)
+
+    def check_config(self) -> None:
+        """Check that the stream keeps what it takes, and shows it. Raises `NotDurable` and `OrderError`."""
+        config = self._config
+        if config.storage != "file" or config.persist_mode not in ("", "default"):
+            raise NotDurable(
+                f"the stream {NAME} has storage {config.storage!r} and persist_mode {config.persist_mode!r}; "
+                "it must be made with storage file and the default persist_mode"
+            )
+        subjects = (f"{LOG}.>", f"{OUT}.>")
+        limits = (config.max_age, config.max_msgs, config.max_msgs_per_subject)
+        if (
+            config.subjects != [subjects[0]]
+            or (config.republish.src, config.republish.dest) != subjects
+            or not config.allow_direct
+            or config.retention != "limits"
+            or any(limit > 0 for limit in limits)
+        ):
+            raise OrderError(
+                f"the stream {NAME} is not configured as `kvserver cluster init` does: subject {subjects[0]} alone, "
+                f"republished to {subjects[1]}, direct gets, and no limit but that of its bytes"
+            )
+
+    def check_place(self, after: int, known: Identity | None) -> None:
+        """Check that one who has got the messages up to `after`, of `known`, can go on.
+
+        Raises `OrderLost` and `OrderTrimmed`.
+        """
+        if known is not None and known != self.identity:
+            raise OrderLost(
+                f"the stream {NAME} is not the one that this machine has followed, but was made anew; if that one is "
+                "lost, begin a new history: `kvserver cluster reset --from-this-machine`"
+            )
+        if self.last < after:
+            raise OrderLost(
+                f"the stream {NAME} ends at message {self.last}, but this machine has got message {after} from it: the "
+                "engine has lost the end; begin a new history: `kvserver cluster reset --from-this-machine`"
+            )
+        if self.first > after + 1:
+            raise OrderTrimmed(after, self.first)
+
+
+def new_stream(replicas: int, max_bytes: int = MAX_BYTES) -> bytes:
+    """Make the request that creates the stream."""
+    return msgspec.json.encode(
+        {
+            "name": NAME,
+            "subjects": [f"{LOG}.>"],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "old",
+            "max_bytes": max_bytes,
+            "num_replicas": replicas,
+            "duplicate_window": _SECOND_NS // 10,  # the smallest: sessions find duplicates
+            "allow_direct": True,
+            "republish": {"src": f"{LOG}.>", "dest": f"{OUT}.>"},
+        }
+    )
+
+
+def read_info(reply: bytes) -> StreamFacts:
+    """Read the answer to `INFO` or `CREATE`. Raises `NoStream` and `EngineError`."""
+    try:
+        info = msgspec.json.decode(reply, type=_Info)
+        if info.error and info.error.err_code == _NOT_FOUND:
+            raise NoStream(f"the engine has no stream {NAME}")
+        if info.error:
+            raise EngineError(info.error.description)
+        return StreamFacts(info)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise EngineError(f"the engine's answer about {NAME} cannot be read: {error}") from None
+
+
+def check_flushing(replies: list[bytes], servers: frozenset[str]) -> None:
+    """Check that all `servers` flush each message before they confirm it, by what they say of their variables.
+
+    Args:
+        replies: bodies of /varz, or of replies of the system account with them.
+        servers: names that must be among them; empty: whichever did answer.
+
+    Raises `NotDurable`.
+    """
+    flushing: dict[str, bool] = {}
+    for reply in replies:
+        varz = _read_varz(reply)
+        if varz is not None:
+            flushing[varz.server_name] = varz.jetstream.config.get("sync_always") is True
+    lax = sorted(name for name, always in flushing.items() if not always)
+    if lax:
+        raise NotDurable(
+            f"{', '.join(lax)} would lose messages with the power: set `sync_interval: always` in its jetstream {{ }}"
+        )
+    silent = sorted(servers - flushing.keys())
+    if silent or not flushing:
+        raise NotDurable(
+            f"it is not known whether {', '.join(silent) or 'the engine'} flushes each message: name the monitoring "
+            "ports (http://HOST:8222) of all its servers"
+        )
+
+
+def _read_varz(reply: bytes) -> _Varz | None:
+    try:
+        varz = msgspec.json.decode(reply, type=_Varz)
+        if not varz.server_name:
+            varz = msgspec.json.decode(reply, type=_VarzReply).data
+    except msgspec.MsgspecError:
+        return None
+    return varz if varz.server_name else None
+
+
+def read_message(headers: Mapping[str, str] | None, payload: bytes) -> Message | None:
+    """Read a message that was republished or fetched; None: it is something else."""
+    try:
+        if not headers:
+            return None
+        return Message(
+            int(headers["Nats-Sequence"]), read_time_ns(headers["Nats-Time-Stamp"]) // 1_000_000, bytes(payload)
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def is_refusal(headers: Mapping[str, str] | None, payload: bytes) -> bool:
+    """Whether the answer to a publish says that the message was not taken: nobody was there, or the stream refused."""
+    if headers and headers.get("Status") == "503":
+        return True
+    try:
+        return msgspec.json.decode(payload, type=_Info).error is not None
+    except msgspec.MsgspecError:
+        return False
+
+
+def read_time_ns(text: str) -> int:
+    """Read a time of the engine, `2026-11-29T13:58:33.339778232Z`, as Unix time in nanoseconds. Raises ValueError."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    moment = datetime.datetime.fromisoformat(whole + "+00:00") - _UNIX_EPOCH
+    return (moment.days * 86_400 + moment.seconds) * _SECOND_NS + int((fraction + "0" * 9)[:9])
