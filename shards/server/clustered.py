@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Final
 
 from shards.host.board import Board
+from shards.keys.budget import Starved
 from shards.order.messages import UnknownLevel
 from shards.order.order import Order, OrderError, OrderUnreachable
 from shards.server.following import Following
 from shards.server.loop import ShardServer
 from shards.server.request_queue import QueuedMessage
-from shards.wire.errors import Unavailable
-from shards.wire.protocol import Reply
+from shards.wire.errors import Overloaded, Unavailable
+from shards.wire.protocol import Failed, Reply
 
 _OPEN_S: Final = 2.0  # for which opening the order may take
 _EXPIRE_S: Final = 0.05  # between looks for expired keys, and for late requests
 _NOTE_S: Final = 1.0  # between ORDER records
 _LEAVE_S: Final = 1.0  # for which a stopping machine waits until it is out
+
+_STARVED: Final = Failed.of(Overloaded("more keys must be evicted to make room for this value"))
 
 log = logging.getLogger("shards")
 
@@ -100,14 +103,18 @@ class ClusteredServer(ShardServer):
             small = not small
             if group:
                 operations = list(chain.from_iterable([message.operations for message in group]))
-                ticket = self.following.propose(operations, partial(self._answer_group, group))
-                self._in_flight[ticket] = group
+                victims = self.writer.list_victims(operations, self.board.now())
+                ahead = [] if victims is None else [victims]
+                answer = partial(self._answer_group, group, len(ahead))
+                self._in_flight[self.following.propose([*ahead, *operations], answer)] = group
         self.following.exchange()
 
-    def _answer_group(self, group: Sequence[QueuedMessage], ticket: int, replies: Sequence[Reply]) -> None:
-        """Send the replies to the messages of a group."""
+    def _answer_group(
+        self, group: Sequence[QueuedMessage], ahead: int, ticket: int, replies: Sequence[Reply | Starved]
+    ) -> None:
+        """Send the replies to the messages of a group, which follow those to `ahead` operations of this shard's own."""
         del self._in_flight[ticket]
-        answers = iter(replies)
+        answers = iter([_STARVED if isinstance(reply, Starved) else reply for reply in replies[ahead:]])
         for message in group:
             own = list(islice(answers, len(message.operations)))
             if own:
@@ -135,6 +142,7 @@ class ClusteredServer(ShardServer):
         ]
         for ticket in late:
             if self.following.withdraw(ticket):
+                self.writer.restore_victims()
                 for message in self._in_flight.pop(ticket):
                     self._refuse_rest(message, Unavailable("the order of the cluster takes nothing at the moment"))
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from shards.host.board import NONE, Board
+from shards.keys.budget import Starved
 from shards.log.appender import LogAppender
 from shards.log.records import OrderPosition
 from shards.maps.owner import MapOwner
@@ -41,7 +42,7 @@ _NS: Final = 1_000_000_000
 
 log = logging.getLogger("shards")
 
-Answer = Callable[[int, Sequence[Reply]], None]
+Answer = Callable[[int, Sequence[Reply | Starved]], None]
 """Is called with the ticket of a group and the replies to it, once they may be shown."""
 
 
@@ -71,7 +72,7 @@ class Unshown(NamedTuple):
     frames: Sequence[bytes] = ()
     ticket: int = 0
     answer: Answer | None = None
-    replies: Sequence[Reply] = ()
+    replies: Sequence[Reply | Starved] = ()
 
 
 def read_clocks() -> Clocks:
@@ -165,6 +166,7 @@ class Following:
         self.exchange()
         self._show_what_is_stable()
         self._show_progress()
+        self.order.hint(self.membership.furthest(self.state))
         return bool(messages)
 
     def exchange(self) -> None:
@@ -256,7 +258,7 @@ class Following:
             self._expiry = None
         answer = self._answers.pop(ticket, None) if ticket is not None else None
         before = self._board.last_revision()
-        replies: Sequence[Reply] = ()
+        replies: Sequence[Reply | Starved] = ()
         try:
             operations = decode_operations(batch.operations)
         except ProtocolError as error:  # no version sends that: all machines take it for nothing
@@ -271,7 +273,7 @@ class Following:
             self._unshown.append(unshown)
         self._writer.announcements.clear()
 
-    def _decide_operations(self, effect: Effect, operations: Sequence[Operation]) -> Sequence[Reply]:
+    def _decide_operations(self, effect: Effect, operations: Sequence[Operation]) -> Sequence[Reply | Starved]:
         """Decide what a former process has not decided of a message; return the replies."""
         done = 0
         if effect.sequence == self._resumed_at:
@@ -294,7 +296,8 @@ class Following:
         self.proposer.level = self.membership.level(state)
 
     def _has_caught_up(self) -> bool:
-        return self.proposer.begun and self.state.sequence >= self.order.reach().last
+        furthest = max(self.order.reach().last, self.membership.furthest(self.state))
+        return self.proposer.begun and self.state.sequence >= furthest
 
     def _tell(self, tidings: object) -> None:
         if tidings is not None:
