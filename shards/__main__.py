@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from shards.host import logs, process, settings
@@ -46,13 +47,23 @@ def main(arguments: list[str] | None = None) -> int:
             raise StartError(f"the run of the store that {board_path} shows is over: is `kvserver serve` running?")
         if index >= len(board.shards):
             raise StartError(f"the store has {len(board.shards)} shards: there is no shard {index}")
-        server = ShardServer(board, index, board_path.parent)
+        server = make_server(board, index, board_path.parent)
     except _CANNOT_START as error:
         log.critical("shard %d cannot start: %s", index, error)
         return 1
     _stop_on_signals(server, alone)
     process.notify_systemd("READY=1")
     return server.run()
+
+
+def make_server(board: Board, index: int, run_dir: Path) -> ShardServer:
+    """Make the shard, with what a cluster needs only if there is one."""
+    if not board.facts.node:
+        return ShardServer(board, index, run_dir)
+    from shards.order.jetstream import JetStreamOrder
+    from shards.server.clustered import ClusteredServer
+
+    return ClusteredServer(board, index, run_dir, JetStreamOrder(run_dir / "order.sock"))
 
 
 class _Parser(argparse.ArgumentParser):

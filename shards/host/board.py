@@ -111,6 +111,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         node: name of this machine in its cluster; empty: there is no cluster.
         cluster: where the cluster's order is, as addresses separated by commas.
         reads: `linear` or `local`.
+        order_name, order_created_ns: which order the store follows.
     """
 
     version: str
@@ -138,6 +139,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     cluster: str = ""
     reads: str = "linear"
+    order_name: str = ""
+    order_created_ns: int = 0
 
 
 def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
@@ -207,6 +210,8 @@ class _Rows(Generic[R]):
 
 class Board:
     """The mapped table. The supervisor makes one with `create`; every other process maps it with `open`."""
+
+    _is_clustered = False
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd

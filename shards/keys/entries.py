@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -54,14 +53,6 @@ def is_live(entry: Entry | None, now: Now) -> bool:
     return entry is not None and (entry[EXPIRY] == 0 or clock.is_live(entry[EXPIRY], now))
 
 
-class WritePolicy(enum.Enum):
-    """Which writes a group accepts, given the free space of map and log."""
-
-    ALL = "all"
-    NO_GROWTH = "no growth"  # the map is full: new keys and larger values are refused
-    DELETES = "deletes"  # the log is full: its reserve is for deletes and expiries
-
-
 class StagedEntries:
     """The entries that an open group will commit, in front of those that are committed.
 
@@ -101,22 +92,17 @@ class StagedEntries:
             self.bytes += len(key) + new[SIZE]
             self.expiring += new[EXPIRY] != 0
 
-    def set_savepoint(self, keys: Sequence[bytes]) -> Callable[[Sequence[bytes]], None]:
-        """Return a function that restores `keys` to what is staged for them now.
-
-        It takes further keys, which were not staged at the savepoint, and unstages them, too.
-        """
+    def set_savepoint(self, keys: Sequence[bytes]) -> Callable[[], None]:
+        """Return a function that restores `keys` to what is staged for them now."""
         before = {key: self.changes.get(key, UNKNOWN) for key in keys}
         counts = self.keys, self.bytes, self.expiring
 
-        def restore(added: Sequence[bytes]) -> None:
+        def restore() -> None:
             for key, entry in before.items():
                 if entry is UNKNOWN:
                     self.changes.pop(key, None)
                 else:
                     self.changes[key] = entry
-            for key in added:
-                self.changes.pop(key, None)
             self.keys, self.bytes, self.expiring = counts
 
         return restore

@@ -49,6 +49,7 @@ class Evictor:
         self.max_per_group = max_per_group
         self._stamps, self._random = stamps, random
         self._keys: list[bytes] = []  # all keys of the shard, once each was added, and some deleted ones
+        self._taken: set[bytes] = set()  # keys that are not in the list as they may be about to be evicted
 
     def add_keys(self, keys: Iterable[bytes]) -> None:
         """Sample `keys`, too. Their ages are those of their stamps."""
@@ -56,13 +57,26 @@ class Evictor:
 
     def record_changes(self, changes: Mapping[bytes, Entry | None], find: FindEntry, now_ms: int) -> None:
         """Record that `changes` are about to be committed: those that are not None are used, and new unless `find`
-        finds them."""
-        stamps, word = self._stamps, stamp_at(now_ms)
+        finds them. What was taken and is among them is decided: it is gone, or sampled again."""
+        stamps, word, taken = self._stamps, stamp_at(now_ms), self._taken
         for key, entry in changes.items():
             if entry is not None:
                 stamps[crc32(key) & STAMPS - 1] = word
-                if find(key) is None:
+                if find(key) is None or (taken and key in taken):
                     self._keys.append(key)
+            if taken:
+                taken.discard(key)
+
+    def restore(self, keys: Iterable[bytes]) -> None:
+        """Sample `keys` again, which were taken."""
+        for key in keys:
+            self._taken.discard(key)
+            self._keys.append(key)
+
+    def restore_taken(self) -> None:
+        """Sample again what was taken and not decided."""
+        self._keys += self._taken
+        self._taken.clear()
 
     def record_read(self, key: bytes, now_ms: int) -> None:
         """Record that `key` is read at `now_ms`."""
@@ -74,9 +88,9 @@ class Evictor:
         """Return the key used longest ago of a sample of those that `find` finds, without `staged` and `spared`, and
         its entry; None: none is left.
 
-        It is not sampled again: `add_keys` it unless it is deleted.
+        It is not sampled again unless it is changed, or by `restore_taken`.
         """
-        known, random, stamps, now = self._keys, self._random, self._stamps, stamp_at(now_ms)
+        known, taken, random, stamps, now = self._keys, self._taken, self._random, self._stamps, stamp_at(now_ms)
         while known:
             count, found, most = len(known), -1, -1
             few = count <= SAMPLE  # then compare all of them, once each
@@ -84,15 +98,18 @@ class Evictor:
                 at = place if few else int(random() * count)
                 key = known[at]
                 age = now - stamps[crc32(key) & STAMPS - 1] & _WORD
-                if age > most and key not in staged and key not in spared:
+                if age > most and key not in staged and key not in spared and key not in taken:
                     found, most = at, age
             if found < 0:  # all of the sample is staged or spared, and perhaps most of the shard: look at each key
-                others = ((key, find(key)) for key in known if key not in staged and key not in spared)
-                return next(((key, entry) for key, entry in others if entry is not None), None)
+                others = (at for at, key in enumerate(known) if not (key in staged or key in spared or key in taken))
+                found = next((at for at in others if find(known[at]) is not None), -1)
+                if found < 0:
+                    return None
             key, known[found] = known[found], known[-1]  # remove it in constant time: the list has no order
             known.pop()
             entry = find(key)
             if entry is not None:  # else it was deleted long ago: sample again
+                taken.add(key)
                 return key, entry
         return None
 
@@ -103,8 +120,9 @@ class Evictor:
     def clear(self) -> None:
         """Forget all keys: they will be added anew."""
         self._keys = []
+        self._taken.clear()
 
     def check(self, keys: Collection[bytes]) -> None:
         """Raise AssertionError if one of `keys` can never be evicted, or too many deleted keys are held."""
-        assert set(self._keys).issuperset(keys), "keys that cannot be evicted"
+        assert self._taken.union(self._keys).issuperset(keys), "keys that cannot be evicted"
         assert not self.is_mostly_stale(len(keys)), "keys that are gone"

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from shards.keys.entries import EXPIRY, Entry, FindEntry, is_live
+from shards.keys.entries import EXPIRY, Entry, FindEntry
 from shards.wire.clock import Now
 from shards.wire.keys import MAX_TIME_MS
 
@@ -44,14 +44,14 @@ class ExpiryHeap:
         """Return the time of the first item; None: the heap is empty."""
         return self.items[0][0] if self.items else None
 
-    def pop_due(self, now_ms: int) -> Iterator[bytes]:
-        """Remove the items whose time has come, and yield their keys."""
+    def pop_due(self, now_ms: int) -> Iterator[tuple[int, bytes]]:
+        """Remove the items whose time has come, and yield them in order. What is pushed meanwhile counts, too."""
         heap, earliest = self.items, self._earliest
         while heap and heap[0][0] <= now_ms:
             at_ms, key = heapq.heappop(heap)
             if earliest.get(key) == at_ms:  # else it does not count
                 del earliest[key]
-                yield key
+                yield at_ms, key
 
     def compact(self) -> None:
         """Drop the items that do not count, if they are most of the heap."""
@@ -92,16 +92,20 @@ class ExpiryHeaps:
 
     def take_due(self, now: Now, limit: int, find: FindEntry) -> list[tuple[bytes, Entry]]:
         """Remove and return at most `limit` keys that have expired by the entries that `find` finds, and these entries:
-        delete or reschedule the keys."""
+        delete or reschedule the keys.
+
+        First those by steady time, then those by wall time; of each, as they expired, and of one moment by key. So the
+        order is the same however the keys came to have their expiries.
+        """
         due: list[tuple[bytes, Entry]] = []
         for heap, now_ms, sign in ((self._by_steady, now.steady_ms, -1), (self._by_wall, now.wall_ms, 1)):
-            for key in heap.pop_due(now_ms):
+            for at_ms, key in heap.pop_due(now_ms):
                 entry = find(key)
                 # Skip keys that expire never or by the other clock now: its heap has an item of them, and a key with
                 # items in both must not be returned twice.
                 if entry is None or entry[EXPIRY] * sign <= 0:
                     continue
-                if is_live(entry, now):  # its expiry was postponed after the item was made
+                if entry[EXPIRY] * sign > at_ms:  # its expiry was postponed after the item was made
                     heap.push(key, entry[EXPIRY] * sign)
                     continue
                 due.append((key, entry))

@@ -10,15 +10,15 @@ first event, ~1 of the second. `commit` turns them into real ones, in the entrie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from shards.keys.budget import GroupLoad, MemoryBudget
-from shards.keys.entries import EXPIRY, REVISION, VALUE_REVISION, Entry, StagedEntries, WritePolicy, is_live
+from shards.keys.budget import GroupLoad, MustEvict, most_bytes
+from shards.keys.entries import REVISION, SIZE, VALUE_REVISION, Entry, StagedEntries, is_live
 from shards.keys.keyspace import Keyspace
 from shards.keys.replies import PendingReplies
-from shards.wire.clock import Now, overdue_ms
-from shards.wire.errors import IdempotencyMismatch
+from shards.wire.clock import Now
+from shards.wire.errors import IdempotencyMismatch, MemoryLimit
 from shards.wire.keys import slot_of
 from shards.wire.outcomes import without_large_values
 from shards.wire.protocol import (
@@ -27,7 +27,6 @@ from shards.wire.protocol import (
     Change,
     DeleteEvent,
     Event,
-    OfOneKey,
     Once,
     Outcome,
     PutEvent,
@@ -45,38 +44,40 @@ class Group:
     Args:
         keyspace: whose keys it changes.
         now: the time at which all of it happens.
-        policy: which writes are accepted.
-        map_bytes_left: most bytes of events, as far as their size is known only after deciding.
         others_bytes: bytes of keys and values in the other shards, which count towards the memory limit.
         put_bytes: most bytes of the keys and values that requests put. If all of them fit, the limit is not checked.
+        remembered_bytes: most bytes of values that are remembered of what is done once.
 
     Attributes:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
         staged, replies, load: what has been decided so far, by its kind.
-        checks_budget: whether puts must be checked against `policy` and the memory limit.
+        checks_memory: whether puts must be checked against the memory limit.
+        shrinks: see `most_bytes`. Not in an order: there the shard stays within what it held before the group.
         outcomes: what the operations that are done once have done, to be logged after the events.
         batch_spans: where the events of each atomic batch begin and end.
         batch_start: where those of the batch begin that is being decided; None: outside of a batch.
-        expiry_lag_ms: how late the first expiry of `expire_due` is.
+        batch_excess: by how many bytes the batch would exceed the memory limit, if it evicts.
+        evicted: number of keys that were evicted.
+        expiry_lag_ms: how late the first key was deleted that was proposed as expired.
     """
 
     __slots__ = (
         "_answered",
-        "_budget",
-        "_due",
         "_others_bytes",
+        "_remembered_bytes",
+        "batch_excess",
         "batch_spans",
         "batch_start",
-        "checks_budget",
+        "checks_memory",
         "events",
+        "evicted",
         "expiry_lag_ms",
         "keyspace",
         "load",
-        "map_bytes_left",
         "now",
         "outcomes",
-        "policy",
         "replies",
+        "shrinks",
         "staged",
     )
 
@@ -84,47 +85,65 @@ class Group:
         self,
         keyspace: Keyspace,
         now: Now,
-        policy: WritePolicy = WritePolicy.ALL,
-        map_bytes_left: int = UNBOUNDED,
         others_bytes: int = 0,
         put_bytes: int = UNBOUNDED,
+        remembered_bytes: int = REMEMBERED_BYTES,
     ) -> None:
-        self.keyspace, self.now, self.policy, self.map_bytes_left = keyspace, now, policy, map_bytes_left
+        self.keyspace, self.now = keyspace, now
         self.events: list[Change] = []
         self.staged = StagedEntries(keyspace.find_entry)
         self.load = GroupLoad()
         self.replies = PendingReplies(now, self.load)
-        self._others_bytes = others_bytes
-        self._budget: MemoryBudget | None = None  # made when it is needed, which it is only near the limit
-        self.checks_budget = (
-            policy is not WritePolicy.ALL or 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
-        )
+        self._others_bytes, self._remembered_bytes = others_bytes, remembered_bytes
+        self.checks_memory = 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
+        self.shrinks = False
         self.outcomes: list[Outcome] = []
         self._answered: dict[bytes, tuple[bytes, Replayed]] = {}  # by identity: the fingerprint, and what repeats get
         self.batch_spans: list[tuple[int, int]] = []
         self.batch_start: int | None = None
-        self.expiry_lag_ms = 0
-        self._due: list[tuple[bytes, Entry]] = []  # to be scheduled again if the group is discarded
+        self.batch_excess = self.evicted = self.expiry_lag_ms = 0
 
-    @property
-    def budget(self) -> MemoryBudget:
-        """The memory limit as it applies to this group, and the keys that it has evicted."""
-        if self._budget is None:
-            self._budget = MemoryBudget(
-                self.keyspace, self.staged, self.events, self.load, self.now, self._others_bytes
-            )
-        return self._budget
+    def admit_growth(self, key: bytes, size: int, old: Entry | None) -> None:
+        """Let the value of `key`, whose entry is `old`, grow to `size` bytes.
 
-    def expire_due(self, limit: int) -> int:
-        """Delete at most `limit` keys that have expired; return their number. To be called first in a group."""
-        keyspace = self.keyspace
-        due = keyspace.expiries.take_due(self.now, limit, keyspace.find_entry)
-        if due:
-            self.expiry_lag_ms = overdue_ms(due[0][1][EXPIRY], self.now)
-        for key, entry in due:
-            self.expire_key(key, entry)
-        self._due += due
-        return len(due)
+        Raises `MemoryLimit` if it cannot fit, and `MustEvict` if it would after evictions. Within a batch the latter
+        waits for its end: see `batch_excess`.
+        """
+        growth = size - old[SIZE] if old is not None else len(key) + size
+        excess = self.keyspace.bytes + self.staged.bytes + growth - self._most_bytes(shrinks=self.shrinks)
+        if excess <= 0:
+            return
+        if not self.keyspace.evicts or not self.may_ever_hold(len(key) + size):
+            raise self.refuse_growth(growth)
+        if self.batch_start is None:
+            raise MustEvict(excess)
+        self.batch_excess = max(self.batch_excess, excess)
+
+    def staged_bytes(self, keys: Collection[bytes]) -> int:
+        """Return the bytes of those of `keys` that the group has put, and of their values."""
+        changes = self.staged.changes
+        return sum(len(key) + entry[SIZE] for key in keys if (entry := changes.get(key)) is not None)
+
+    def slack_bytes(self) -> int:
+        """Return how much of what an operation needs it can do without: then the shard does not shrink for it."""
+        return self._most_bytes(shrinks=False) - self._most_bytes(shrinks=self.shrinks)
+
+    def refuse_starved(self, needed: int) -> MemoryLimit:
+        """Make the error that refuses what was not done as `needed` bytes must be evicted first."""
+        held = self.keyspace.bytes + self.staged.bytes
+        return self.refuse_growth(self._most_bytes(shrinks=self.shrinks) - held + needed)
+
+    def refuse_growth(self, growth: int) -> MemoryLimit:
+        """Make the error that refuses a growth by so many bytes."""
+        held = self._others_bytes + self.keyspace.bytes + self.staged.bytes
+        return MemoryLimit.of(self.keyspace.max_memory, held, growth)
+
+    def may_ever_hold(self, size: int) -> bool:
+        """Whether keys and values of `size` bytes fit if nothing else is left."""
+        return size <= self._most_bytes(shrinks=False)
+
+    def _most_bytes(self, *, shrinks: bool) -> int:
+        return most_bytes(self.keyspace, self._others_bytes, shrinks=shrinks)
 
     def expire_key(self, key: bytes, old: Entry) -> None:
         """Log that `key`, whose entry is `old`, has expired."""
@@ -167,8 +186,7 @@ class Group:
 
     def remember(self, once: Once, reply: Remembered) -> None:
         """Log that `once`, whose last event is the group's last, was done with `reply`, which has its values."""
-        most = REMEMBERED_BYTES if self.policy is WritePolicy.ALL else 0  # else the map has no room for values
-        kept, withheld = without_large_values(reply, most)
+        kept, withheld = without_large_values(reply, self._remembered_bytes)
         encoded = encode_remembered(kept)
         slot = slot_of(once.key)
         outcome = Outcome(once.identity, once.fingerprint, len(self.events) - 1, slot, withheld, encoded)
@@ -198,27 +216,26 @@ class Group:
 
         Returns the revisions whose old values `replies.fill_old_values` needs.
         """
-        if self.keyspace.evictor is not None:
-            self.budget.put_back_recreated()
         self.keyspace.commit(self.staged, first_revision, self.now.steady_ms)
         return self.replies.set_revisions(first_revision)
 
     def discard(self) -> None:
-        """Undo the group: the keyspace is unchanged, and due keys are due again. Its replies are void."""
-        for key, entry in self._due:
-            self.keyspace.expiries.schedule(key, entry[EXPIRY])
-        self.budget.take_back()
+        """Undo the group: the keyspace is unchanged, and what was proposed is found again. Its replies are void."""
+        self.keyspace.restore_taken()
 
-    def set_savepoint(self, operations: Sequence[OfOneKey]) -> Callable[[], None]:
-        """Return a function that undoes all decisions on `operations`, an atomic batch, made from now on."""
-        events, event_bytes, evicted = len(self.events), self.load.weigh(self.events), self.budget.count_evicted()
+    def set_savepoint(self, keys: Sequence[bytes]) -> Callable[[], None]:
+        """Return a function that undoes all decisions, made from now on, of an operation on `keys`."""
+        events, event_bytes = len(self.events), self.load.weigh(self.events)
+        outcomes, spans = len(self.outcomes), len(self.batch_spans)
         restore_replies = self.replies.set_savepoint()
-        restore_entries = self.staged.set_savepoint([operation.key for operation in operations])
+        restore_entries = self.staged.set_savepoint(keys)
 
         def undo() -> None:
-            restore_entries(self.budget.take_back(evicted))
+            restore_entries()
             restore_replies()
-            del self.events[events:]
+            for outcome in self.outcomes[outcomes:]:
+                del self._answered[outcome.identity]
+            del self.events[events:], self.outcomes[outcomes:], self.batch_spans[spans:]
             self.load.rewind_events(events, event_bytes)
 
         return undo

@@ -18,6 +18,7 @@ from typing import Final
 
 from shards.keys.entries import (
     EXPIRY,
+    REVISION,
     SIZE,
     UNKNOWN,
     Entry,
@@ -30,7 +31,9 @@ from shards.keys.entries import (
 )
 from shards.keys.eviction import Evictor
 from shards.keys.expiries import ExpiryHeaps
+from shards.wire.clock import Now
 from shards.wire.keys import MAX_KEY, SLOTS, slot_of, slots_of
+from shards.wire.protocol import Proposed
 
 RECENT_KEYS: Final = 1 << 16
 """Keys whose entries are kept in front of the map: about 14 MB."""
@@ -99,6 +102,7 @@ class Keyspace:
         self._find_in_map, self._list_in_map = find_entry, list_entries
         self.max_memory, self.fair_share = max_memory, max_memory // shards
         self.evictor = evictor
+        self._due: list[tuple[bytes, Entry]] = []  # what was taken to be proposed, and is not decided
         slots = slots_of(shard, shards)
         self.owned_slots = slots if len(slots) < SLOTS else None
         self.recent: dict[bytes, Entry | None] = {}
@@ -109,6 +113,11 @@ class Keyspace:
 
     def __len__(self) -> int:
         return self._keys
+
+    @property
+    def evicts(self) -> bool:
+        """Whether keys are evicted when memory is full."""
+        return self.evictor is not None
 
     def find_entry(self, key: bytes) -> Entry | None:
         """Return the committed entry of `key`, which may have expired; None: it has none. Any bytes are allowed."""
@@ -130,6 +139,7 @@ class Keyspace:
         """
         recent, expiries, may_expire = self.recent, self.expiries, self.expiring > 0
         last = first_revision - 1
+        self._due.clear()
         if self.evictor is not None:
             self.evictor.record_changes(staged.changes, self.find_entry, steady_ms)
         for key, entry in staged.changes.items():
@@ -172,14 +182,51 @@ class Keyspace:
             self.evictor.add_keys(key for key, _ in found)
         self.is_surveyed = self._surveyed_to is None
 
-    def take_oldest(
+    def take_due(self, now: Now, most: int) -> Proposed:
+        """Return at most `most` keys that have expired at `now`, with their revisions, in the order of
+        `ExpiryHeaps.take_due`.
+
+        Until the next `commit` they are not found again, unless by `restore_taken`. Keys that the survey has not come
+        to are not found yet.
+        """
+        due = self.expiries.take_due(now, most, self.find_entry)
+        self._due += due
+        return [(key, entry[REVISION]) for key, entry in due]
+
+    def take_victims(
+        self, needed: int, most: int, staged: Container[bytes], spared: Container[bytes], steady_ms: int
+    ) -> tuple[Proposed, int]:
+        """Return the keys to evict next, at most `most`, until they and their values make up `needed` bytes; and how
+        many these are.
+
+        None of them is in `staged` or `spared`. They are not found again, unless they change, or by `restore_taken`.
+        Until the keys are surveyed, each is the oldest of those that the survey has come to.
+        """
+        taken: Proposed = []
+        size = 0
+        while size < needed and len(taken) < most:
+            oldest = self._take_one(staged, spared, steady_ms)
+            if oldest is None:
+                break
+            key, entry = oldest
+            taken.append((key, entry[REVISION]))
+            size += len(key) + entry[SIZE]
+        return taken, size
+
+    def restore_taken(self) -> None:
+        """Find again what was taken to be proposed, and was not decided."""
+        for key, entry in self._due:
+            self.expiries.schedule(key, entry[EXPIRY])
+        self._due.clear()
+        if self.evictor is not None:
+            self.evictor.restore_taken()
+
+    def _take_one(
         self, staged: Container[bytes], spared: Container[bytes], steady_ms: int
     ) -> tuple[bytes, Entry] | None:
-        """Return the key to evict next, by the evictor (see `Evictor.take_oldest`), and its entry; None: none is left.
-
-        Until the keys are surveyed, it is the oldest of those that the survey has come to.
-        """
-        assert self.evictor is not None
+        """Return the key to evict next, by the evictor, and its entry; None: none is left."""
+        if self.evictor is None:
+            return None
         oldest = self.evictor.take_oldest(self.find_entry, staged, spared, steady_ms)
         while oldest is None and not self.is_surveyed:
             self.survey()

@@ -92,9 +92,10 @@ class PendingReplies:
     def set_savepoint(self) -> Callable[[], None]:
         """Return a function that drops the replies made from now on. What gets of batches asked for stays counted."""
         awaiting, wanting, size = len(self._awaiting_revision), len(self._wants_old_value), self.bytes
+        remembered = len(self._remembered)
 
         def restore() -> None:
-            del self._awaiting_revision[awaiting:], self._wants_old_value[wanting:]
+            del self._awaiting_revision[awaiting:], self._wants_old_value[wanting:], self._remembered[remembered:]
             self.bytes = size
 
         return restore

@@ -1,7 +1,10 @@
 """The rules by which each operation is decided: what it is refused for, what it logs, what it answers. Pure.
 
 Each rule works on an open `Group`, which holds what earlier operations decided: checks first, effects last. An
-operation that raises has changed nothing, but evictions made for it stay.
+operation that raises has changed nothing.
+
+What is decided depends on the keys, the operations of the group and its time alone. Room, chance and other clocks have
+no say: where they have one, they have it before, by what is proposed (see `shards.server.proposals`).
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shards.keys import value_edits
-from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, WritePolicy, is_live
+from shards.keys.budget import MustEvict, Starved
+from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, is_live
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import overdue_ms, unix_ms
@@ -19,7 +23,6 @@ from shards.wire.errors import (
     BadRequest,
     BatchTooLarge,
     CrossSlot,
-    InsufficientStorage,
     KVError,
     NotAnInteger,
     NotFound,
@@ -68,14 +71,13 @@ SMALL_VALUE: Final = 4 << 10
 """Bytes of a value that is put or touched without being counted as work: a group has at most some thousand of them."""
 
 _NOT_DONE = Failed("failed_dependency")
-_MAP_FULL = "the map cannot grow any more"
 
 
-def decide(group: Group, operation: Operation) -> Reply:
+def decide(group: Group, operation: Operation) -> Reply | Starved:
     """Decide one operation, which is not a `DeletePrefix`.
 
-    Returns its reply; a refusal is a `Failed`, and leaves the group unchanged. The revisions in a reply are right after
-    `Group.commit`, old values after `PendingReplies.fill_old_values`.
+    Returns its reply; a refusal is a `Failed`, and leaves the group unchanged, as `Starved` does. The revisions in a
+    reply are right after `Group.commit`, old values after `PendingReplies.fill_old_values`.
     """
     try:
         reply: Reply = _RULES[type(operation)](group, operation)
@@ -84,6 +86,8 @@ def decide(group: Group, operation: Operation) -> Reply:
         failed = Failed.of(error)
         group.replies.await_revision(failed)
         return failed
+    except MustEvict as must:
+        return Starved(must.needed)
 
 
 def decide_put(group: Group, operation: Put) -> Done:
@@ -100,8 +104,8 @@ def decide_put(group: Group, operation: Put) -> Done:
     old = group.staged.lookup(key)
     if operation.condition is not None:
         operation.condition.check(group.live_revision(old))
-    if group.checks_budget:
-        _check_budget(group, key, size, old)
+    if group.checks_memory and _grows(size, old):
+        group.admit_growth(key, size, old)
     if size > SMALL_VALUE:
         group.load.count_work(size)
     existed = wants_old = False
@@ -144,8 +148,6 @@ def decide_touch(group: Group, operation: Touch) -> Done:
         return Done(0, False)
     if operation.condition is not None:
         operation.condition.check(group.live_revision(old))
-    if group.policy is WritePolicy.DELETES:
-        _check_budget(group, key, old[SIZE], old)
     if old[SIZE] > SMALL_VALUE and not _is_touched(old):
         group.load.count_work(old[SIZE])
     revision = group.log(TouchEvent(key, ends))
@@ -213,7 +215,8 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     """Do all operations, or none of them if one fails.
 
     A get or delete of an absent key succeeds; a touch of one fails, and so does a get or delete that requires the key
-    to exist. If the store refuses an operation for lack of space or for overload, the whole batch is refused with that.
+    to exist. If the store refuses an operation for lack of memory or for overload, the whole batch is refused with
+    that.
     """
     operations = batch.operations
     if len(operations) > BATCH_OPS:
@@ -221,7 +224,8 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     if len({slot_of(operation.key) for operation in operations}) > 1:
         raise CrossSlot
     begin, begin_bytes = len(group.events), group.load.weigh(group.events)
-    undo = group.set_savepoint(operations)
+    undo = group.set_savepoint([operation.key for operation in operations])
+    group.batch_excess = 0
     replies: list[OfOne] = []
     patched = touched = 0
     for operation in operations:
@@ -229,8 +233,6 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
         reply = _decide_in_batch(group, operation, begin)
         if isinstance(reply, Failed):
             undo()
-            if group.load.needs_eviction:  # evict for all of it at once, lest each further group does so for one key
-                group.budget.evict_for_batch(operations)
             if (error := reply.error()).status >= 500:  # the store's condition, not a fault of this operation
                 raise error
             return _refuse_batch(group, operations, len(replies), reply)
@@ -245,6 +247,8 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
             if patched > PATCH_WORK_BYTES:
                 undo()
                 raise BatchTooLarge(f"its patches read and write more than {PATCH_WORK_BYTES} bytes")
+    if group.batch_excess:
+        _starve_batch(group, operations, undo)
     if len(group.events) - begin > 1:
         group.batch_spans.append((begin, len(group.events)))
     return Results(replies)
@@ -302,6 +306,7 @@ def evict_keys(group: Group, operation: Evict) -> Done:
         if entry is not None and entry[REVISION] == revision:
             group.log(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
             group.staged.stage(key, entry, None)
+            group.evicted += 1
     return _last_delete(group, first)
 
 
@@ -367,6 +372,16 @@ def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
     return reply if reply.revision or not must_exist else Failed.of(NotFound("the key does not exist"))
 
 
+def _starve_batch(group: Group, operations: Sequence[OfOneKey], undo: Callable[[], None]) -> None:
+    """Undo a batch that does not fit without evictions, and say how much it needs, all at once: raise `MustEvict`, or
+    `MemoryLimit`."""
+    needed, own = group.batch_excess, group.staged_bytes({operation.key for operation in operations})
+    undo()
+    if group.may_ever_hold(own):
+        raise MustEvict(needed)
+    raise group.refuse_starved(needed)
+
+
 def _refuse_batch(group: Group, operations: Sequence[OfOneKey], index: int, failed: Failed) -> Results:
     """Make the results of a batch that was undone because of `failed`, the reply to the operation at `index`."""
     if isinstance(failed.error(), PreconditionFailed):  # the revision it names may have been one of the undone batch
@@ -382,12 +397,10 @@ def _put_result(group: Group, key: bytes, old: Entry | None, value: bytes, conte
     size = len(value)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the result has {size} bytes, at most {group.keyspace.max_value} are allowed")
-    if group.load.weigh(group.events) + size > group.map_bytes_left and _grows(size, old):
-        raise InsufficientStorage(_MAP_FULL)
     if group.keyspace.max_memory:  # `put_bytes` does not include the sizes of results: check all puts from now on
-        group.checks_budget = True
-    if group.checks_budget:
-        _check_budget(group, key, size, old)
+        group.checks_memory = True
+        if _grows(size, old):
+            group.admit_growth(key, size, old)
     group.replies.count_answer(size)
     existed = is_live(old, group.now)
     if old is not None and not existed:
@@ -409,23 +422,6 @@ def _check_key(keyspace: Keyspace, key: bytes) -> None:
         check_utf8(key, "key")
     if keyspace.owned_slots is not None and slot_of(key) not in keyspace.owned_slots:
         raise ProtocolError("the key belongs to another shard")
-
-
-def _check_budget(group: Group, key: bytes, size: int, old: Entry | None) -> None:
-    """Raise `InsufficientStorage`, `MemoryLimit` or `Overloaded` unless a value of `size` bytes may be written for
-    `key`.
-
-    Evicts keys for it. They stay evicted, even if the operation is refused by a later check.
-    """
-    if group.policy is WritePolicy.DELETES:
-        raise InsufficientStorage("the log cannot grow")
-    if not _grows(size, old):
-        return
-    if group.policy is WritePolicy.NO_GROWTH:
-        raise InsufficientStorage(_MAP_FULL)
-    if group.keyspace.max_memory:
-        events_before = len(group.events) if group.batch_start is None else group.batch_start
-        group.budget.admit_growth(key, size, old, is_first=events_before == 0)
 
 
 def _grows(size: int, old: Entry | None) -> bool:

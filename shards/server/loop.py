@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from shards.files import locks
 from shards.host.board import Board, ShardRow
@@ -73,6 +74,9 @@ class ShardServer:
     Raises `StartError`, and what `open_map` and `LogAppender` raise.
     """
 
+    fatal: ClassVar[tuple[type[Exception], ...]] = (LogError, RunOver)
+    """Errors that end the process, with a message in the log."""
+
     def __init__(self, board: Board, shard: int, run_dir: Path) -> None:
         self.board, self.shard = board, shard
         self._row = board.shards[shard]
@@ -107,7 +111,7 @@ class ShardServer:
                 self.run_turn(_IDLE_S)
             self._refuse_remaining()
             linger_ms = _GOODBYE_LINGER_MS
-        except (LogError, RunOver) as error:
+        except self.fatal as error:
             log.critical("shard %d ends: %s", self.shard, error)
             return 1
         except OSError as error:  # for instance because its directories were removed

@@ -204,6 +204,14 @@ class RequestQueue:
             size += message.size
         return group
 
+    def refuse_late(self, now_ns: int) -> None:
+        """Refuse the messages whose deadline is before `now_ns`: for a time in which no group is taken."""
+        for line in (self._small, self._large):
+            late = [message for message in line if isinstance(message, QueuedMessage) and message.deadline_ns < now_ns]
+            for message in late:
+                line.remove(message)
+                self._refuse(message, DeadlinePassed("the request had not begun at its deadline"))
+
     def return_rest(self, group: Sequence[QueuedMessage], done: Sequence[int], *, small: bool) -> None:
         """Put back the operations of `group`, which `take_group` returned, that were not executed.
 

@@ -11,15 +11,14 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from typing import Final, Protocol
 
 from shards.host.board import Board, ShardRow
 from shards.host.logs import TRACE
 from shards.keys import rules
-from shards.keys.budget import FULL_BYTES
-from shards.keys.entries import EXPIRY, REVISION, WritePolicy
+from shards.keys.budget import Starved
 from shards.keys.eviction import Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -29,8 +28,11 @@ from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
 from shards.maps.layout import MapFull
 from shards.maps.owner import MapOwner
+from shards.server.map_allowance import MapAllowance
+from shards.server.proposals import Decide, decide_starved, expire_due, propose_evictions, propose_expiries
+from shards.server.room import Room, WritePolicy
 from shards.wire.clock import BEGINNING, Now
-from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavailable
+from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Overloaded, Unavailable
 from shards.wire.keys import check_utf8
 from shards.wire.protocol import (
     PUBLISH_BYTES,
@@ -38,9 +40,11 @@ from shards.wire.protocol import (
     Change,
     DeleteEvent,
     DeletePrefix,
+    Evict,
     Expire,
     Failed,
     Operation,
+    Placed,
     PutEvent,
     Reply,
     Results,
@@ -54,12 +58,8 @@ PREFIX_KEYS: Final = 1000
 """Most keys that one step of a prefix delete looks at: about 10 ms."""
 EVICT_GROUPS: Final = 8
 """Most further groups in one turn, each evicting up to `eviction.EVICT_KEYS` keys, to make an operation fit."""
-MAP_RESERVE: Final = 8 << 20
-"""Bytes of the map's file system that are reserved for deletes and expiries."""
 
 _RETRY_S = 0.1  # between attempts to expire keys while the log refuses appends
-_MEASURE_S = 0.05  # between measurements of the free space while it seems to run out
-_PAGES = 3  # bytes of the map that a byte of a change may take: whole pages, and copies of those above them
 
 _FIGURE_OF_CAUSE: Final[dict[Cause, str]] = {
     "request": "deletes",
@@ -79,30 +79,6 @@ class Clock(Protocol):
 
     def now(self) -> Now:
         """Return the present moment."""
-
-
-class MapAllowance:
-    """How many bytes of changes certainly fit into a map: measured now and then, and estimated in between.
-
-    Attributes:
-        bytes_left: below 0 if the reserve is in use.
-    """
-
-    def __init__(self, map: MapOwner) -> None:
-        self.bytes_left = 0
-        self._map = map
-        self._measured_at = 0.0  # by time.monotonic()
-
-    def admits(self, size: int) -> bool:
-        """Whether a group that changes `size` bytes fits. Measures if it seems to be close."""
-        if self.bytes_left < size + FULL_BYTES and time.monotonic() >= self._measured_at + _MEASURE_S:
-            self.measure()
-        return not self._map.storage.full and self.bytes_left >= size
-
-    def measure(self) -> None:
-        """Ask the file system."""
-        self.bytes_left = (self._map.storage.free_bytes() - MAP_RESERVE) // _PAGES
-        self._measured_at = time.monotonic()
 
 
 class Writer:
@@ -176,7 +152,9 @@ class Writer:
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
 
-    def decide(self, operations: Sequence[Operation], now: Now) -> list[Reply]:
+    def decide(
+        self, operations: Sequence[Operation], now: Now, place: Callable[[int], Placed] | None = None
+    ) -> list[Reply | Starved]:
         """Execute one message of an order that several machines share: decide, log, flush and apply it.
 
         What is logged and answered depends on the operations, `now` and the keys as earlier messages have left them:
@@ -187,34 +165,52 @@ class Writer:
         Args:
             operations: of the message.
             now: its time in the order, never before that of an earlier message.
+            place: makes the place in the order that a record says it has of how many operations are decided with it.
 
         Returns:
-            A reply to each operation.
+            A reply to each operation; a `Starved` to one that is to be proposed again after evictions.
 
         Raises:
             LogError, MapFull: the process must end. Records of the message that were appended before stay.
         """
-        replies: list[Reply] = []
+        replies: list[Reply | Starved] = []
         while len(replies) < len(operations):
             group = Group(self.keyspace, now)
             decided = self._decide_part(group, operations[len(replies) :])
-            self._commit(group, len(decided))
             replies += decided
+            self._commit(group, len(decided), place(len(replies)) if place else None)
         self.figures["queue"] = max(self.figures["queue"], len(replies))
         self.figures["refused"] += count_refusals(replies)
         return replies
 
     def list_due(self, now: Now, most: int = EXPIRE_KEYS) -> Expire | None:
-        """Return what to propose as expired at `now`, at most `most` keys, those first that have been so for longest.
+        """Return what to propose to an order as expired at `now`, at most `most` keys, in the order of
+        `ExpiryHeaps.take_due`.
 
         Changes nothing: unless it is decided, the next call returns the same. None: nothing is due. Keys that the
         survey has not come to are not found yet.
         """
-        keyspace = self.keyspace
-        due = keyspace.expiries.take_due(now, most, keyspace.find_entry)
-        for key, entry in due:
-            keyspace.expiries.schedule(key, entry[EXPIRY])
-        return Expire([(key, entry[REVISION]) for key, entry in due]) if due else None
+        return propose_expiries(self.keyspace, now, most)
+
+    def list_victims(self, operations: Sequence[Operation], now: Now, needed: int = 0) -> Evict | None:
+        """Return what to propose to an order to be evicted ahead of `operations`; None: there is room, or nothing.
+
+        `needed`: bytes, as the `Starved` of one of them has said; 0: as many as they may need. What is returned is not
+        returned again unless it changes, or after `restore_victims`.
+        """
+        return propose_evictions(self.keyspace, operations, now, needed)
+
+    def restore_victims(self) -> None:
+        """Let `list_victims` find again what it returned and what was not decided, as it was lost on its way."""
+        self.keyspace.restore_taken()
+
+    def measure_room(self, put_bytes: int) -> Room:
+        """Return what this machine has room for, if `put_bytes` are put at once."""
+        if self._words.full:
+            return Room(WritePolicy.DELETES, self._allowance.bytes_left)
+        full = not self._allowance.admits(put_bytes)
+        self.figures["map_full"] = int(full)
+        return Room(WritePolicy.NO_GROWTH if full else WritePolicy.ALL, self._allowance.bytes_left)
 
     def expiry_in_s(self, most_s: float) -> float:
         """Return the seconds until an expiry may be due, at most `most_s`."""
@@ -250,10 +246,9 @@ class Writer:
 
     def _execute(self, operations: Iterable[Operation], put_bytes: int) -> list[Reply]:
         """Decide `operations` until a group is full, and commit it; return the replies."""
-        group = self._open_group(put_bytes)
+        group, decide = self._open_group(put_bytes)
         if not self.keyspace.expiries.is_empty and time.monotonic() >= self._expire_at:
-            group.expire_due(EXPIRE_KEYS)
-        decide = rules.decide
+            expire_due(group, EXPIRE_KEYS)
         committed: list[Reply] = []
         replies: list[Reply] = []  # of the open group
         further_groups = EVICT_GROUPS
@@ -261,24 +256,29 @@ class Writer:
             if group.load.is_full and replies and not rules.is_no_work(group, operation):
                 break
             reply = decide(group, operation)
-            # A refused operation may fit once more keys are evicted than this group may. Then the group is committed
-            # with the evictions it has made, and the operation is decided again in the next group; its refusal is
-            # forgotten. Each group blocks all clients for some 15 ms, so their number is limited: after that the
-            # refusal, `overloaded`, is the answer.
-            while group.load.needs_eviction and further_groups:
-                further_groups -= 1
-                committed += self._commit_or_refuse(group, replies)
-                group, replies = self._open_group(put_bytes), []
-                reply = decide(group, operation)
+            if isinstance(reply, Starved):
+                reply = decide_starved(group, operation, reply, decide)
+                # What needs more evictions than this group may make is decided again in the next group, after this one
+                # is committed. Each group blocks all clients for some 15 ms, so their number is limited.
+                while isinstance(reply, Starved) and further_groups:
+                    further_groups -= 1
+                    committed += self._commit_or_refuse(group, replies)
+                    (group, decide), replies = self._open_group(put_bytes), []
+                    reply = decide(group, operation)
+                    if isinstance(reply, Starved):
+                        reply = decide_starved(group, operation, reply, decide)
+                if isinstance(reply, Starved):
+                    replies.append(Failed.of(Overloaded("this value needs more evictions than one write may make")))
+                    break
             replies.append(reply)
         return committed + self._commit_or_refuse(group, replies)
 
-    def _decide_part(self, group: Group, operations: Sequence[Operation]) -> list[Reply]:
+    def _decide_part(self, group: Group, operations: Sequence[Operation]) -> list[Reply | Starved]:
         """Decide `operations` in a new `group` until it is full. A `DeletePrefix` has one of its own."""
         first = operations[0]
         if isinstance(first, DeletePrefix):
             return [self._decide_prefix(group, first)]
-        replies: list[Reply] = []
+        replies: list[Reply | Starved] = []
         for operation in operations:
             if type(operation) is DeletePrefix or (
                 group.load.is_full and replies and not rules.is_no_work(group, operation)
@@ -302,19 +302,13 @@ class Writer:
         next = candidates[-1][0] if len(candidates) == limit else None
         return rules.delete_prefix(group, operation, candidates, next)
 
-    def _open_group(self, put_bytes: int) -> Group:
-        """Open a group whose requests put at most `put_bytes`."""
-        policy = self._write_policy(put_bytes)
+    def _open_group(self, put_bytes: int) -> tuple[Group, Decide]:
+        """Open a group whose requests put at most `put_bytes`; return it, and what decides its operations."""
+        room = self.measure_room(put_bytes)
         others_bytes = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
-        return Group(self.keyspace, self._clock.now(), policy, self._allowance.bytes_left, others_bytes, put_bytes)
-
-    def _write_policy(self, size: int) -> WritePolicy:
-        """Return which writes a group of `size` bytes accepts."""
-        if self._words.full:
-            return WritePolicy.DELETES
-        full = not self._allowance.admits(size)
-        self.figures["map_full"] = int(full)
-        return WritePolicy.NO_GROWTH if full else WritePolicy.ALL
+        group = Group(self.keyspace, self._clock.now(), others_bytes, put_bytes, room.remembered_bytes)
+        group.shrinks = True
+        return group, rules.decide if room.is_plenty(put_bytes, self.keyspace.max_value) else room.decide
 
     def _read_value(self, key: bytes) -> tuple[bytes, str]:
         """Read value and content type of a key that has an entry."""
@@ -332,8 +326,8 @@ class Writer:
             return [self._refuse_append(error)] * len(replies)
         return replies
 
-    def _commit(self, group: Group, operations: int) -> None:
-        """Log, flush and apply `group`, in which so many operations were decided.
+    def _commit(self, group: Group, operations: int, placed: Placed | None = None) -> None:
+        """Log, flush and apply `group`, in which so many operations were decided, and which is `placed` in an order.
 
         Raises `LogError` if nothing could be logged: then the group is undone.
         """
@@ -342,7 +336,8 @@ class Writer:
             group.commit(0)
             return
         begun = time.monotonic_ns()
-        payload = encode_events(group.record())
+        logged = group.record()
+        payload = encode_events(logged if placed is None else [*logged, placed])
         try:
             record = self._log.append(payload, len(events), group.now)
         except LogError:
@@ -356,7 +351,7 @@ class Writer:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
-        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes))
+        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes, placed))
         self.keyspace.forget_oldest()
         self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()  # the watermark may pass this record only now
@@ -399,7 +394,7 @@ class Writer:
                 figures[figure] += causes.count(cause)
 
 
-def count_refusals(replies: Sequence[Reply]) -> int:
+def count_refusals(replies: Sequence[Reply | Starved]) -> int:
     """Return how many operations were refused; an atomic batch is one."""
     return sum(
         isinstance(reply, Failed) or (isinstance(reply, Results) and reply.failed is not None) for reply in replies

@@ -500,6 +500,19 @@ def decode_request(frame: bytes) -> Request:
     return Request(id, incarnation, deadline_ns, operations)
 
 
+def encode_operations(operations: Sequence[Operation]) -> bytes:
+    """Encode `operations` as in the body of a request."""
+    return _encode(operations)
+
+
+def decode_operations(body: bytes) -> list[Operation]:
+    """Decode the body of a request. Raises `ProtocolError`."""
+    try:
+        return _decode_operations(body)
+    except _UNREADABLE as error:
+        raise ProtocolError(f"operations: {error}") from None
+
+
 def encode_reply(id: int, replies: Sequence[Reply]) -> bytearray:
     """Encode the replies to a message as one frame."""
     frame = bytearray(_REPLY.size)

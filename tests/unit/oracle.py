@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
-from shards.keys.entries import WritePolicy
+from shards.server.room import WritePolicy
 from shards.wire.clock import Now
 from shards.wire.keys import slot_of
 from shards.wire.protocol import (
@@ -19,6 +19,8 @@ from shards.wire.protocol import (
     DeleteEvent,
     Done,
     Event,
+    Evict,
+    Expire,
     Failed,
     Get,
     Incr,
@@ -26,7 +28,6 @@ from shards.wire.protocol import (
     OfOneKey,
     Once,
     Patch,
-    PrefixMarked,
     Put,
     PutEvent,
     Remembered,
@@ -64,14 +65,12 @@ class Refused(Exception):
 
 
 class Memory(NamedTuple):
-    """A limit: of all shards, what the others have, this one's fair share; the keys that went, as they were chosen
-    (None: the limit refuses), and how many may go in a group."""
+    """A limit: of all shards, what the others have, this one's fair share; and whether keys are evicted for it."""
 
     limit: int
     others: int
     fair_share: int
-    chosen: list[bytes | None] | None
-    most: int
+    evicts: bool
 
 
 class Oracle:
@@ -88,8 +87,10 @@ class Oracle:
         known: Mapping[bytes, Known] | None = None,
     ) -> None:
         self.items, self.now, self.first, self.max_value, self.policy = dict(items), now, first, max_value, policy
-        self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
-        self.needs_eviction = False
+        self.memory, self.bytes_before = memory, self.held()
+        self.shrinks = True  # whether it aims at the limit, or at what it held before
+        self.in_batch = self.no_room = False
+        self.needed = 0  # bytes to be evicted for the last operation
         self.known = dict(known or {})
         self.events: list[Change] = []
         self.logged: list[Event] = []
@@ -123,7 +124,11 @@ class Oracle:
         return revision
 
     def answer(self, operation: OfOneKey | AtomicBatch | Once) -> Reply:
-        """The reply to `operation`, which is done."""
+        """The reply to `operation`, which is done; `needed` says whether keys must be evicted instead."""
+        self.needed = 0
+        return self.decide(operation)
+
+    def decide(self, operation: OfOneKey | AtomicBatch | Once) -> Reply:
         if isinstance(operation, Once):
             return self.once(operation)
         if isinstance(operation, AtomicBatch):
@@ -138,7 +143,9 @@ class Oracle:
         if known is not None and self.now.steady_ms - known.steady_ms < 600_000:
             same = known.fingerprint == once.fingerprint
             return Replayed(known.reply, known.withheld) if same else Failed("idempotency_mismatch")
-        reply = self.answer(once.operation)
+        reply = self.decide(once.operation)
+        if self.needed:
+            return reply
         if isinstance(reply, Results):
             done = any(
                 not isinstance(operation, Get) and not isinstance(part, Failed) and part.revision
@@ -173,8 +180,8 @@ class Oracle:
     def batch(self, operation: AtomicBatch) -> Reply:
         if len({slot_of(each.key) for each in operation.operations}) > 1:
             return Failed("cross_slot")
-        items, events, logged, gone = dict(self.items), list(self.events), list(self.logged), self.gone
-        self.batch_at = len(events)
+        items, events, logged = dict(self.items), list(self.events), list(self.logged)
+        self.in_batch, self.no_room = True, False
         replies: list[OfOne] = []
         for each in operation.operations:
             try:
@@ -184,20 +191,28 @@ class Oracle:
                 if absent and (isinstance(each, Touch) or if_match is not None):
                     raise Refused("not_found")
             except Refused as refused:
-                self.items, self.events, self.logged, self.gone, self.batch_at = items, events, logged, gone, None
-                if self.needs_eviction:
-                    self.evict_for(operation.operations)
-                if refused.args[0] in ("insufficient_storage", "memory_limit", "overloaded"):
-                    return Failed(refused.args[0])
+                self.items, self.events, self.logged, self.in_batch, self.needed = items, events, logged, False, 0
+                if refused.args[0] == "memory_limit":
+                    return Failed("memory_limit" if self.policy is WritePolicy.ALL else "insufficient_storage")
                 there = self.live(each.key)
                 revision = there.revision if there and refused.args[0] == "precondition_failed" else 0
                 results: list[OfOne] = [Failed("failed_dependency") for _ in operation.operations]
                 index = len(replies) - (refused.args[0] == "not_found")
                 results[index] = Failed(refused.args[0], "", revision)
                 return Results(results, index)
-        if len(self.events) - len(events) > 1:
+        self.in_batch = False
+        if self.no_room:  # which is seen when all of it is decided
+            self.items, self.events, self.logged, self.needed = items, events, logged, 0
+            return Failed("insufficient_storage")
+        if self.needed:
+            put = {event.key for event in self.events[len(events) :] if isinstance(event, PutEvent)} & self.items.keys()
+            own = sum(len(key) + len(self.items[key].value) for key in put)
+            self.items, self.events, self.logged = items, events, logged
+            if own > self.most():
+                self.needed = 0
+                return Failed("memory_limit")
+        elif len(self.events) - len(events) > 1:
             self.logged = [*logged, Atomic(self.events[len(events) :])]
-        self.batch_at = None
         return Results(replies)
 
     def one(self, operation: OfOneKey) -> OfOne:
@@ -218,7 +233,7 @@ class Oracle:
                 return self.done(self.log(DeleteEvent(key, "request")), old, want)
             case Touch(key=key):
                 if self.policy is WritePolicy.DELETES:
-                    raise Refused("insufficient_storage")
+                    self.want_room()
                 expires_ms = operation.expires_ms or self.after(operation.ttl_ms)
                 return Done(self.log(TouchEvent(key, expires_ms)), True, None, self.told(expires_ms))
             case Put(key=key, value=value, want_previous=want):
@@ -246,50 +261,54 @@ class Oracle:
         there = self.items.get(key)  # an expired one counts until it is deleted
         grows = there is None or len(value) > len(there.value)
         if self.policy is WritePolicy.DELETES or (self.policy is WritePolicy.NO_GROWTH and grows):
-            raise Refused("insufficient_storage")
+            self.want_room()
         if self.memory and grows:
             self.fit(self.memory, key, len(value))
         if there and self.live(key) is None:
             self.log(DeleteEvent(key, "expire"))
         return self.log(PutEvent(key, value, content_type, expires_ms))
 
+    def want_room(self) -> None:
+        """Refuse an operation for which there is no room: a batch at its end."""
+        self.no_room = True
+        if not self.in_batch:
+            raise Refused("insufficient_storage")
+
+    def propose(self, operation: Expire | Evict) -> Done:
+        """Delete keys as a shard proposes it to itself."""
+        revision = 0
+        for key, there in operation.keys:
+            item = self.items.get(key)
+            if item is None or item.revision != there or there >= self.first:
+                continue
+            if self.live(key) is None:
+                revision = self.log(DeleteEvent(key, "expire"))
+            elif isinstance(operation, Evict):
+                revision = self.log(DeleteEvent(key, "evict"))
+        return Done(revision, revision > 0)
+
+    def most(self) -> int:
+        """Bytes that the shard may hold in the end."""
+        assert self.memory
+        free = self.memory.limit - self.memory.others
+        return max(free, self.bytes_before) if self.memory.evicts else free
+
     def fit(self, memory: Memory, key: bytes, size: int) -> None:
-        """Let `key` have `size` bytes, by evicting the keys that were chosen."""
+        """Let `key` have `size` bytes, or see how much must go for it."""
         there = self.items.get(key)
         growth = size - len(there.value) if there else len(key) + size
-        free = memory.limit - memory.others
-        if self.held() + growth <= free:
+        goal = memory.limit - memory.others
+        if memory.evicts and self.shrinks:
+            goal = max(goal, min(self.bytes_before, memory.fair_share))
+        elif memory.evicts:
+            goal = self.most()
+        if self.held() + growth <= goal:
             return
-        never_above = max(free, self.bytes_before)
-        if memory.chosen is None or len(key) + size > never_above:
+        if not memory.evicts or len(key) + size > self.most():
             raise Refused("memory_limit")
-        first_of_the_group = not (len(self.events) if self.batch_at is None else self.batch_at)
-        self.evict(memory, max(free, min(self.bytes_before, memory.fair_share)) - growth, {key})
-        if self.held() + growth <= never_above:
-            return
-        if first_of_the_group and self.gone < memory.most:
-            raise Refused("memory_limit")
-        self.needs_eviction = True
-        raise Refused("overloaded")
-
-    def evict_for(self, operations: list[OfOneKey]) -> None:
-        assert self.memory
-        sent = sum(
-            len(each.key) + len(getattr(each, "value", b"") + getattr(each, "patch", b"")) for each in operations
-        )
-        self.evict(self.memory, self.memory.limit - self.memory.others - sent, {each.key for each in operations})
-
-    def evict(self, memory: Memory, most: int, spared: set[bytes]) -> None:
-        assert memory.chosen is not None
-        while self.held() > most and self.gone < memory.most:
-            changed = {event.key for event in self.events if not isinstance(event, PrefixMarked)}
-            key = memory.chosen.pop(0)
-            if key is None:
-                assert not self.items.keys() - changed - spared
-                return
-            assert key in self.items and key not in changed and key not in spared
-            self.log(DeleteEvent(key, "evict" if self.live(key) else "expire"))
-            self.gone += 1
+        self.needed = max(self.needed, self.held() + growth - goal)
+        if not self.in_batch:
+            raise Refused("starved")
 
     def done(self, revision: int, old: Item | None, want: bool, expires_ms: int = 0) -> Done:
         if old and want:

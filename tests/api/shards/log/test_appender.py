@@ -14,7 +14,7 @@ from shards.files.disk import Disk
 from shards.host.board import NONE
 from shards.log.appender import LogAppender
 from shards.log.files import LogError, segment_name
-from shards.log.records import DATA, HEADER, MARK, NO_SHARD, ORDER, STOP, OrderPosition, Record
+from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, OrderPosition, Record
 from tests.api.shards.log.tools import NOW, SEGMENT, read_all, recovered, wait_for
 from tests.stores import Store, new_store
 from tests.times import at

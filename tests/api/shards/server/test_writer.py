@@ -22,7 +22,8 @@ from shards.maps.layout import MapFull
 from shards.maps.owner import MapOwner
 from shards.maps.storage import MapStorage
 from shards.server.loop import ShardServer
-from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusals
+from shards.server.map_allowance import MAP_RESERVE, MapAllowance
+from shards.server.writer import Writer, count_refusals
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import MAX_TIME_MS
 from shards.wire.protocol import (

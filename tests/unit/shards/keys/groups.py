@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shards.keys import rules
+from shards.keys.budget import Starved
 from shards.keys.entries import Entry, StagedEntries
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.server import proposals
 from shards.wire.protocol import Failed, Operation, Reply
 from tests.times import at
 
@@ -39,10 +41,17 @@ def held(space: Keyspace) -> dict[bytes, Entry]:
     return {key: entry for key, entry in space.recent.items() if entry is not None}
 
 
+def expire_due(group: Group, most: int) -> int:
+    """Have `group`, which is new, delete the keys that are due; their number."""
+    proposals.expire_due(group, most)
+    return len(group.events)
+
+
 def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now_ms: int = NOW) -> Reply:
     """Do one operation in a group of its own."""
     group = Group(space, at(now_ms))
     reply = rules.decide(group, operation)
+    assert not isinstance(reply, Starved)
     wanted = group.commit(first_revision)
     group.replies.fill_old_values(dict.fromkeys(wanted, (b"old", "a/b", 7)))
     space.check()

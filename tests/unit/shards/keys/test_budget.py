@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import pytest
 
 from shards.keys import rules
-from shards.keys.budget import FULL_BYTES, GroupLoad
+from shards.keys.budget import FULL_BYTES, GroupLoad, Starved
 from shards.keys.eviction import STAMPS, Evictor, record_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.server.proposals import decide_starved, propose_evictions
 from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     Atomic,
@@ -23,6 +24,7 @@ from shards.wire.protocol import (
     Delete,
     DeleteEvent,
     Done,
+    Evict,
     Failed,
     Get,
     Incr,
@@ -57,17 +59,38 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
     return space
 
 
-def do(space: Keyspace, *operations: Operation, others: int = 0, now_ms: int = NOW) -> tuple[list[Reply], Group]:
-    """The replies to one group, which is committed, and the group."""
+def open_group(space: Keyspace, others: int = 0, now_ms: int = NOW) -> Group:
+    """A group of a shard that is alone."""
     group = Group(space, at(now_ms), others_bytes=others)
-    replies = [rules.decide(group, operation) for operation in operations]
+    group.shrinks = True
+    return group
+
+
+def decide(group: Group, operation: Operation) -> Reply | Starved:
+    """Decide `operation`, evicting for it."""
+    reply = rules.decide(group, operation)
+    return decide_starved(group, operation, reply, rules.decide) if isinstance(reply, Starved) else reply
+
+
+def do(
+    space: Keyspace, *operations: Operation, others: int = 0, now_ms: int = NOW
+) -> tuple[list[Reply | Starved], Group]:
+    """The replies to one group, which is committed, and the group."""
+    group = open_group(space, others, now_ms)
+    replies = [decide(group, operation) for operation in operations]
     group.replies.fill_old_values(dict.fromkeys(group.commit(100), (b"old", "a/b", 7)))
     space.check()
     return replies, group
 
 
-def codes(replies: Sequence[Reply]) -> list[str]:
-    return [reply.code if isinstance(reply, Failed) else "" for reply in replies]
+def codes(replies: Sequence[Reply | Starved]) -> list[str]:
+    return [_code(reply) for reply in replies]
+
+
+def _code(reply: Reply | Starved) -> str:
+    if isinstance(reply, Starved):
+        return "starved"
+    return reply.code if isinstance(reply, Failed) else ""
 
 
 def evicted(group: Group) -> list[bytes]:
@@ -167,25 +190,24 @@ class TestEvict:
     def test_what_no_eviction_can_make_fit_evicts_nothing(self) -> None:
         [reply], group = do(keyspace(30, b"a", b"b", evicting=9), Put(b"k", b"v" * 30))
         assert isinstance(reply, Failed) and reply.code == "memory_limit"
-        assert (group.events, group.load.needs_eviction) == ([], False)
+        assert group.events == []
 
     def test_when_its_own_keys_must_go_another_group_goes_on(self) -> None:
         space = keyspace(30, b"a", evicting=9)
         replies, group = do(space, Put(b"k", b"v" * 19), Put(b"l", b"v" * 19))
-        assert (codes(replies), evicted(group)) == (["", "overloaded"], [b"a"])
-        assert group.load.needs_eviction and group.load.is_full
+        assert (codes(replies), evicted(group)) == (["", "starved"], [])
         replies, group = do(space, Put(b"l", b"v" * 19))
-        assert (codes(replies), evicted(group)) == ([""], [b"k"])
+        assert (codes(replies), evicted(group)) == ([""], [b"a", b"k"])
 
     def test_another_group_goes_on_after_a_batch_too(self) -> None:
-        replies, group = do(keyspace(30, evicting=9), AtomicBatch([Put(b"{t}1", b"v" * 16)]), Put(b"l", b"v" * 19))
-        assert (codes(replies), group.load.needs_eviction) == (["", "overloaded"], True)
+        replies, _ = do(keyspace(30, evicting=9), AtomicBatch([Put(b"{t}1", b"v" * 16)]), Put(b"l", b"v" * 19))
+        assert codes(replies) == ["", "starved"]
 
     def test_a_group_evicts_only_so_many(self) -> None:
         space = keyspace(100, *(b"%d" % n for n in range(10)), evicting=4)
         for _ in range(2):
             replies, group = do(space, Put(b"k", b"v" * 99))
-            assert (codes(replies), len(evicted(group)), group.load.needs_eviction) == (["overloaded"], 4, True)
+            assert (codes(replies), len(evicted(group))) == (["starved"], 4)
         replies, group = do(space, Put(b"k", b"v" * 99))
         assert (codes(replies), len(evicted(group))) == ([""], 2)
 
@@ -198,8 +220,8 @@ class TestEvict:
 
     def test_a_discarded_group_has_evicted_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
-        group = Group(space, at(NOW))
-        rules.decide(group, Put(b"k", b"v" * 29))
+        group = open_group(space)
+        assert isinstance(decide(group, Put(b"k", b"v" * 29)), Done)
         group.discard()
         space.check()
         assert (set(held(space)), space.bytes) == ({b"a", b"b", b"c"}, 30)
@@ -207,14 +229,22 @@ class TestEvict:
 
 
 class TestEvictForABatch:
-    def test_what_goes_for_it_is_a_part_of_it(self) -> None:
+    def test_what_goes_for_it_goes_before_it(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)
         batch = AtomicBatch([Put(b"{t}1", b"v" * 6), Incr(b"{t}2", 1)])
-        group = Group(space, at(NOW))
-        assert isinstance(rules.decide(group, batch), Results)
-        [event] = group.record()
-        assert isinstance(event, Atomic) and event.changes[1] == DeleteEvent(b"a", "evict")
-        assert sum(isinstance(change, DeleteEvent) for change in event.changes) == 1
+        group = open_group(space)
+        assert rules.decide(group, batch) == Starved(5)
+        assert (group.events, group.staged.bytes) == ([], 0)
+        assert isinstance(decide(group, batch), Results)
+        evict, atomic = group.record()
+        assert evict == DeleteEvent(b"a", "evict")
+        assert isinstance(atomic, Atomic) and len(atomic.changes) == 2
+
+    def test_what_a_batch_needs_counts_where_it_is_most(self) -> None:
+        space = keyspace(30, b"a", b"b", evicting=9)
+        batch = AtomicBatch([Put(b"{t}1", b"v" * 16), Delete(b"{t}1"), Put(b"{t}2", b"v")])
+        assert rules.decide(open_group(space), batch) == Starved(10)
+        assert evicted(do(space, batch)[1]) == [b"a"]
 
     def test_a_batch_that_fails_has_evicted_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
@@ -227,16 +257,56 @@ class TestEvictForABatch:
     def test_a_batch_that_can_never_fit_evicts_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)
         replies, group = do(space, AtomicBatch([Put(b"{t}1", b"v" * 12), Put(b"{t}2", b"v" * 12)]))
-        assert (codes(replies), group.events, group.load.needs_eviction) == (["memory_limit"], [], False)
+        assert (codes(replies), group.events) == (["memory_limit"], [])
+        assert set(held(space)) == {b"a", b"b"}
 
     def test_one_that_needs_more_than_a_group_may_evict_gets_it_bit_by_bit(self) -> None:
         space = keyspace(100, *(b"%d" % n for n in range(10)), evicting=4)
         batch = AtomicBatch([Put(b"{t}1", b"v" * 40), Put(b"{t}2", b"v" * 40)])
         for left in (6, 2):
-            replies, group = do(space, batch)
-            assert (codes(replies), group.load.needs_eviction, len(space)) == (["overloaded"], True, left)
+            replies, _ = do(space, batch)
+            assert (codes(replies), len(space)) == (["starved"], left)
         [reply], _ = do(space, batch)
         assert isinstance(reply, Results) and reply.failed is None
+
+
+class TestInAnOrder:
+    """Nothing is evicted but by an `Evict`, and the shard stays within what it held."""
+
+    def test_what_does_not_fit_says_what_it_needs(self) -> None:
+        space = keyspace(30, b"a", b"b", evicting=9)
+        group = Group(space, at(NOW))
+        put = Put(b"k", b"v" * 12)
+        assert rules.decide(group, put) == Starved(3)
+        assert rules.decide(group, Evict([(b"b", 2)])) == Done(-1, True)
+        assert rules.decide(group, put) == Done(-2, False)
+        assert isinstance(rules.decide(group, Put(b"k", b"v" * 30)), Failed)
+
+    def test_one_that_holds_more_than_the_limit_does_not_grow(self) -> None:
+        group = Group(keyspace(15, b"a", b"b", b"c", evicting=9), at(NOW))
+        assert rules.decide(group, Put(b"a", b"v" * 10)) == Starved(1)
+        assert rules.decide(group, Put(b"a", b"v" * 9)) == Done(-1, True)
+
+    def test_keys_are_proposed_for_what_may_grow(self) -> None:
+        space = keyspace(32, b"a", b"b", b"c", evicting=9)
+        for operation in (Put(b"a", b"v" * 11), Put(b"k", b"v"), Delete(b"a"), Get(b"a", 1), Touch(b"a")):
+            assert propose_evictions(space, [operation], at(NOW), 0) is None
+        evict = propose_evictions(space, [Put(b"a", b"v" * 10), Incr(b"n", 1)], at(NOW), 0)
+        assert evict == Evict([(b"b", 2), (b"c", 3)]), "a number may have 20 digits"
+        assert propose_evictions(space, [], at(NOW), 10) == Evict([(b"a", 1)])
+        assert propose_evictions(space, [], at(NOW), 10) is None
+        space.restore_taken()
+        patch = AtomicBatch([Patch(b"{c}", b"{}"), Put(b"c", b"")])
+        assert propose_evictions(space, [patch], at(NOW), 0) == Evict([(b"a", 1)])
+        space.restore_taken()
+        space.check()
+        assert propose_evictions(keyspace(30, b"a"), [Put(b"k", b"v" * 29)], at(NOW), 0) is None
+
+    def test_a_victim_that_changes_can_be_one_again(self) -> None:
+        space = keyspace(30, b"a", b"b", evicting=9)
+        assert propose_evictions(space, [], at(NOW), 20) == Evict([(b"a", 1), (b"b", 2)])
+        do(space, Put(b"a", b"x"), Delete(b"b"))
+        assert propose_evictions(space, [], at(NOW), 20) == Evict([(b"a", 100)])
 
 
 class TestMoreThanTheLimit:
@@ -275,7 +345,7 @@ class TestGroupLoad:
         load.count_work(FULL_BYTES)
         assert not load.is_full
         load.count_work(1)
-        assert load.is_full and not load.needs_eviction
+        assert load.is_full
 
     def test_events_are_weighed_once(self) -> None:
         load = GroupLoad()
@@ -291,9 +361,3 @@ class TestGroupLoad:
         assert load.is_full
         load.rewind_events(0, 0)
         assert (load.is_full, load.weigh([DeleteEvent(b"k", "request")])) == (False, 25)
-
-    def test_a_need_for_eviction_closes_a_group_for_good(self) -> None:
-        load = GroupLoad()
-        load.require_eviction()
-        load.rewind_events(0, 0)
-        assert load.is_full and load.needs_eviction

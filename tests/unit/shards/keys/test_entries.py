@@ -48,6 +48,5 @@ class TestStagedEntries:
         restore = staged.set_savepoint([b"a", b"b", b"new"])
         staged.stage(b"a", None, (-1, -1, 9, 1))
         staged.stage(b"b", staged.lookup(b"b"), (-2, -2, 0, 1))
-        staged.stage(b"other", None, (-3, -3, 9, 1))
-        restore([b"other"])
+        restore()
         assert (staged.changes, staged.keys, staged.bytes, staged.expiring) == before

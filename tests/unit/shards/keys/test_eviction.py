@@ -65,9 +65,9 @@ def test_the_oldest_of_few_is_found_for_sure() -> None:
     for age, key in enumerate((b"c", b"a", b"b")):
         record_use(stamps, key, NOW - 1000 * age)
     assert evictor.take_oldest(keys.get, (), (), NOW) == (b"b", ENTRY)
-    evictor.add_keys([b"b"])
+    evictor.restore([b"b"])
     assert evictor.take_oldest(keys.get, {b"b": None}, (), NOW) == (b"a", ENTRY)
-    evictor.add_keys([b"a"])
+    evictor.restore([b"a"])
     assert evictor.take_oldest(keys.get, {b"b": None}, (b"a",), NOW) == (b"c", ENTRY)
     assert evictor.take_oldest(keys.get, {b"b": None, b"c": None}, (b"a",), NOW) is None
 
@@ -126,6 +126,6 @@ def test_what_is_gone_is_no_part_of_the_sample() -> None:
     for _ in range(200):
         taken = evictor.take_oldest(keys.get, (), (), NOW)
         assert taken is not None
-        evictor.add_keys([taken[0]])
+        evictor.restore([taken[0]])
         found.append(taken[0])
     assert found.count(b"%d" % (SAMPLE - 1)) > 100, "of 16 it is among 16 draws in 64 of 100 cases"

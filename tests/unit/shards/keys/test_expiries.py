@@ -22,7 +22,7 @@ class TestExpiryHeap:
         for key, at_ms in ((b"b", 20), (b"a", 10), (b"c", 30), (b"a", 15)):
             heap.push(key, at_ms)
         assert heap.next_ms() == 10
-        assert list(heap.pop_due(25)) == [b"a", b"b"]
+        assert list(heap.pop_due(25)) == [(10, b"a"), (20, b"b")]
         assert list(heap.pop_due(25)) == []
         assert heap.next_ms() == 30
 
@@ -30,7 +30,7 @@ class TestExpiryHeap:
         heap = ExpiryHeap()
         for at_ms in (20, 30, 10, 40):
             heap.push(b"k", at_ms)
-        assert [list(heap.pop_due(now_ms)) for now_ms in (9, 10, 50)] == [[], [b"k"], []]
+        assert [list(heap.pop_due(now_ms)) for now_ms in (9, 10, 50)] == [[], [(10, b"k")], []]
 
     def test_a_key_that_is_postponed_again_and_again_has_one_item(self) -> None:
         heap = ExpiryHeap()
@@ -50,7 +50,7 @@ class TestExpiryHeap:
             heap.cancel(key)
         heap.push(b"b", 20)
         heap.push(b"c", 10)
-        assert [list(heap.pop_due(now_ms)) for now_ms in (10, 20)] == [[b"c"], [b"b"]]
+        assert [list(heap.pop_due(now_ms)) for now_ms in (10, 20)] == [[(10, b"c")], [(20, b"b")]]
 
     def test_what_does_not_count_goes_when_it_is_most(self) -> None:
         heap = ExpiryHeap()
@@ -62,7 +62,7 @@ class TestExpiryHeap:
             heap.compact()
             lengths.append(len(heap.items))
         assert sorted(set(lengths)) == [2_951, 10_000] and lengths.index(2_951) == 7_048
-        assert list(heap.pop_due(10_000)) == [b"%d" % number for number in range(7_100, 10_000)]
+        assert list(heap.pop_due(10_000)) == [(number, b"%d" % number) for number in range(7_100, 10_000)]
 
 
 class TestExpiryHeaps:

@@ -90,7 +90,7 @@ class TestSurvey:
     def test_an_eviction_does_not_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Keyspace.survey, "__defaults__", (1,))
         space = keyspace(new_evictor())
-        assert [space.take_oldest((), (), NOW) for _ in range(4)] == [*found(b"a", b"b", b"c"), None]
+        assert space.take_victims(99, 9, (), (), NOW) == ([(b"a", 5), (b"b", 6), (b"c", 7)], 8)
 
     def test_it_begins_again_when_most_that_could_be_evicted_is_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.keys.eviction._SLACK", 0)
@@ -106,7 +106,8 @@ class TestSurvey:
             space.commit(gone, 2 * revision + 1, NOW)
             space.check(STORED)
         assert not space.is_surveyed
-        assert {space.take_oldest((), (), NOW) for _ in range(4)} == {*found(b"a", b"b", b"c"), None}
+        victims, size = space.take_victims(99, 9, (), (), NOW)
+        assert (sorted(victims), size) == ([(b"a", 5), (b"b", 6), (b"c", 7)], 8)
 
 
 class TestCommit:
@@ -133,7 +134,7 @@ class TestCommit:
         staged.stage(b"d", None, (-1, -1, 0, 1))
         staged.stage(b"a", staged.lookup(b"a"), (-2, -2, 0, 1))
         space.commit(staged, 100, NOW)
-        keys = [taken[0] for _ in range(4) if (taken := space.take_oldest((), (), NOW))]
+        keys = [key for key, _ in space.take_victims(99, 9, (), (), NOW)[0]]
         assert ({*keys[:2]}, {*keys[2:]}) == ({b"b", b"c"}, {b"a", b"d"})
 
     def test_expiries_that_are_taken_back_leave_nothing(self) -> None:

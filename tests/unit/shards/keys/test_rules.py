@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from shards.keys import rules
-from shards.keys.entries import WritePolicy
+from shards.keys.budget import Starved
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.server.room import Room, WritePolicy
 from shards.wire.protocol import (
     BATCH_OPS,
     MUST_EXIST,
@@ -59,17 +60,20 @@ def keyspace(max_value: int = 100) -> Keyspace:
     return made
 
 
-def decide(*operations: Operation, space: Keyspace | None = None, policy: WritePolicy = WritePolicy.ALL) -> list[Reply]:
+ALL_ROOM, NO_GROWTH, DELETES = Room(), Room(WritePolicy.NO_GROWTH), Room(WritePolicy.DELETES)
+
+
+def decide(*operations: Operation, space: Keyspace | None = None, room: Room = ALL_ROOM) -> list[Reply | Starved]:
     """The replies to one group, whose first revision is 20."""
     space = space or keyspace()
-    group = Group(space, at(NOW), policy)
-    replies = [rules.decide(group, operation) for operation in operations]
+    group = Group(space, at(NOW))
+    replies = [room.decide(group, operation) for operation in operations]
     group.replies.fill_old_values(dict.fromkeys(group.commit(20), (b"old", "a/b", 7)))
     space.check()
     return replies
 
 
-def failure(reply: Reply) -> tuple[str, int]:
+def failure(reply: Reply | Starved) -> tuple[str, int]:
     assert isinstance(reply, Failed)
     return reply.code, reply.revision
 
@@ -204,14 +208,14 @@ class TestPatch:
 
     def test_room(self) -> None:
         for operation in (Patch(b"j", b'{"b":2}'), Incr(b"n", 100), Incr(b"x", 1)):
-            assert failure(decide(operation, policy=WritePolicy.NO_GROWTH)[0]) == ("insufficient_storage", 0)
+            assert failure(decide(operation, room=NO_GROWTH)[0]) == ("insufficient_storage", 0)
         for operation in (Patch(b"j", b'{"a":2}'), Incr(b"n", 1)):
-            assert isinstance(decide(operation, policy=WritePolicy.NO_GROWTH)[0], Value)
-            assert failure(decide(operation, policy=WritePolicy.DELETES)[0]) == ("insufficient_storage", 0)
+            assert isinstance(decide(operation, room=NO_GROWTH)[0], Value)
+            assert failure(decide(operation, room=DELETES)[0]) == ("insufficient_storage", 0)
 
     def test_results_need_room_that_was_not_foreseen(self) -> None:
-        group = Group(keyspace(), at(NOW), WritePolicy.ALL, map_bytes_left=40)
-        replies = [rules.decide(group, Patch(b"x", patch)) for patch in (b'{"a":1}', b'{"a":2}', b'{"b":1}')]
+        group, room = Group(keyspace(), at(NOW)), Room(WritePolicy.ALL, 40)
+        replies = [room.decide(group, Patch(b"x", patch)) for patch in (b'{"a":1}', b'{"a":2}', b'{"b":1}')]
         assert [isinstance(reply, Value) for reply in replies] == [True, True, False]
         assert failure(replies[2]) == ("insufficient_storage", 0)
 
@@ -339,7 +343,7 @@ class TestAtomicBatch:
 
     def test_what_the_store_refuses_is_no_fault_of_an_operation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = AtomicBatch([Delete(b"t"), Put(b"t", b"v"), Put(b"{t}1", b"v"), Get(b"t", 1)])
-        assert failure(decide(batch, policy=WritePolicy.NO_GROWTH)[0]) == ("insufficient_storage", 0)
+        assert failure(decide(batch, room=NO_GROWTH)[0]) == ("insufficient_storage", 0)
         monkeypatch.setattr("shards.keys.replies.MAX_ANSWERS", 0)
         space = keyspace()
         group = Group(space, at(NOW))

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shards.keys import rules
-from shards.keys.entries import Entry, Totals, WritePolicy
+from shards.keys.budget import Starved
+from shards.keys.entries import Entry, Totals
 from shards.keys.eviction import STAMPS, Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.server import proposals
+from shards.server.room import Room, WritePolicy
 from shards.wire.clock import Now
 from shards.wire.outcomes import OutcomeRecord
 from shards.wire.protocol import (
@@ -23,6 +26,9 @@ from shards.wire.protocol import (
     Deleted,
     DeleteEvent,
     DeletePrefix,
+    Done,
+    Evict,
+    Expire,
     Failed,
     Get,
     Incr,
@@ -90,17 +96,6 @@ def told(reply: Reply) -> Any:
     return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
 
 
-class Choosing(Keyspace):
-    """Notes the keys that it finds to evict."""
-
-    choices: list[bytes | None]
-
-    def take_oldest(self, *args: Any) -> tuple[bytes, Entry] | None:
-        found = super().take_oldest(*args)
-        self.choices.append(found and found[0])
-        return found
-
-
 class Against(RuleBasedStateMachine):
     """The keyspace of a shard that has just started, against the oracle. Groups are committed or undone at random.
 
@@ -115,6 +110,7 @@ class Against(RuleBasedStateMachine):
         self.group: Group | None = None
         self.oracle: Oracle | None = None
         self.awaited: list[tuple[Reply, Reply]] = []
+        self.room = Room()
         self.outcomes: dict[bytes, OutcomeRecord] = {}
         self.known: dict[bytes, Known] = {}
 
@@ -140,7 +136,7 @@ class Against(RuleBasedStateMachine):
             self.items[key] = Item(value, "", ttl_ms and expiry, number, number)
         self.revision = len(loaded) + 1
         stamps = memoryview(array("I", bytes(4 * STAMPS)))
-        self.space = Choosing(
+        self.space = Keyspace(
             0,
             1,
             MAX_VALUE,
@@ -152,7 +148,6 @@ class Against(RuleBasedStateMachine):
             max_memory=max_memory,
             evictor=Evictor(stamps, random.Random(1).random, evicting) if max_memory and evicting else None,
         )
-        self.space.choices = []
 
     def totals(self) -> Totals:
         sizes = [len(key) + len(item.value) for key, item in self.items.items()]
@@ -175,19 +170,21 @@ class Against(RuleBasedStateMachine):
         policy=st.sampled_from([WritePolicy.ALL] * 4 + [WritePolicy.NO_GROWTH, WritePolicy.DELETES]),
         others=st.sampled_from([0, 0, 0, 9, 100]),
         size=st.sampled_from([1 << 40, 30, 0]),
+        alone=st.booleans(),
     )
-    def begin(self, elapsed_ms: int, step_ms: int, policy: WritePolicy, others: int, size: int) -> None:
-        """`step_ms`: the wall clock was set by so much meanwhile."""
+    def begin(self, elapsed_ms: int, step_ms: int, policy: WritePolicy, others: int, size: int, alone: bool) -> None:
+        """`step_ms`: the wall clock was set by so much meanwhile. `alone`: the shard evicts what it needs."""
         self.now = Now(self.now.wall_ms + elapsed_ms + step_ms, self.now.steady_ms + elapsed_ms)
-        self.group = Group(self.space, self.now, policy, others_bytes=others, put_bytes=size)
+        self.room = Room(policy)
+        self.group = Group(self.space, self.now, others, size, self.room.remembered_bytes)
+        self.group.shrinks = alone
         self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
-            evictor = self.space.evictor
-            chosen, most = (self.space.choices, evictor.max_per_group) if evictor else (None, 0)
-            memory = Memory(limit, others, limit, chosen, most)
+            memory = Memory(limit, others, limit, self.space.evicts)
         self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
         self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, policy, memory, self.known)
+        self.oracle.shrinks = alone
         self.awaited = []
 
     @precondition(lambda self: self.group is None)
@@ -204,8 +201,10 @@ class Against(RuleBasedStateMachine):
     def expire(self, limit: int) -> None:
         assert self.group and self.oracle
         due = [key for key in self.items if self.oracle.live(key) is None]
-        expired = self.group.expire_due(limit)
-        assert expired == min(limit, len(due)) or (expired < len(due) and not self.space.is_surveyed)
+        proposals.expire_due(self.group, limit)
+        if self.space.is_surveyed:  # then the order does not depend on how the keys came to expire
+            first = sorted(due, key=lambda key: ((expiry := self.items[key].expires_ms) > 0, abs(expiry), key))
+            assert [event.key for event in self.group.events if isinstance(event, DeleteEvent)] == first[:limit]
         for event in self.group.events:
             assert isinstance(event, DeleteEvent) and event.cause == "expire" and event.key in due
             self.oracle.log(event)
@@ -213,19 +212,69 @@ class Against(RuleBasedStateMachine):
     @precondition(lambda self: self.group is not None)
     @rule(operation=operations(KEYS))
     def decide(self, operation: OfOneKey | AtomicBatch | Once) -> None:
+        """Decide, and evict for it."""
         assert self.group and self.oracle
         self.size_left -= sum(size_of(each) for each in self.single(operation) if isinstance(each, Put))
         if self.size_left < 0:
             return
-        reply = rules.decide(self.group, operation)
+        reply = self.room.decide(self.group, operation)
         expected = self.oracle.answer(operation)
-        assert not self.space.choices
-        assert self.group.load.needs_eviction == self.oracle.needs_eviction
+        if isinstance(reply, Starved):
+            assert reply.needed == self.oracle.needed > 0
+            assert self.group.events == self.oracle.events
+            if not self.group.shrinks:
+                return
+            reply = self.evict(operation, reply)
+            if isinstance(reply, Starved):
+                self.commit()
+                return
+            self.oracle.shrinks = False
+            expected = self.oracle.answer(operation)
+            self.oracle.shrinks = True
+            if self.oracle.needed:
+                assert isinstance(reply, Failed) and reply.code == "memory_limit"
+                return
+        assert not self.oracle.needed
         assert self.group.events == self.oracle.events
         assert type(reply) is type(expected)
         self.awaited.append((reply, expected))
         if self.group.load.is_full:
             self.commit()
+
+    def evict(self, operation: OfOneKey | AtomicBatch | Once, starved: Starved) -> Reply | Starved:
+        """Let the shard evict what `operation` needs. The oracle takes over which keys these are, if they may be."""
+        assert self.group and self.oracle and self.space.evictor
+        begin, gone = len(self.group.events), self.group.evicted
+        spared = {each.key for each in self.single(operation)} | self.group.staged.changes.keys()
+        others = {key: len(key) + len(item.value) for key, item in self.items.items() if key not in spared}
+        reply = proposals.decide_starved(self.group, operation, starved, self.room.decide)
+        evicted = self.group.events[begin : begin + self.group.evicted - gone]
+        sizes = []
+        for event in evicted:
+            assert isinstance(event, DeleteEvent)
+            assert event.cause == ("evict" if self.oracle.live(event.key) else "expire")
+            sizes.append(others.pop(event.key))
+            self.oracle.log(event)
+        assert sum(sizes[:-1]) < starved.needed
+        if isinstance(reply, Starved):
+            assert self.group.events == self.oracle.events
+            assert self.group.evicted == self.space.evictor.max_per_group or (not sizes and self.group.events)
+        elif not self.group.events:
+            assert sum(others.values()) < starved.needed
+        return reply
+
+    @precondition(lambda self: self.group is not None)
+    @rule(
+        keys=st.lists(st.tuples(KEYS, st.integers(0, 3)), max_size=3),
+        kind=st.sampled_from([Expire, Evict]),
+    )
+    def propose(self, keys: list[tuple[bytes, int]], kind: type[Expire] | type[Evict]) -> None:
+        """As another machine would: some keys have another revision meanwhile."""
+        assert self.group and self.oracle
+        named = [(key, self.items[key].revision + (back == 0) if key in self.items else 1) for key, back in keys]
+        reply, expected = rules.decide(self.group, kind(named)), self.oracle.propose(kind(named))
+        assert isinstance(reply, Done) and self.group.events == self.oracle.events
+        self.awaited.append((reply, expected))
 
     @precondition(lambda self: self.group is not None)
     @rule(operation=operations(KEYS), identity=IDENTITIES, fingerprint=FINGERPRINTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards.keys import rules
-from shards.keys.entries import WritePolicy
+from shards.keys.budget import Starved
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
@@ -49,8 +49,8 @@ class Space:
         load(self.keys, [(key, number, number, 0, len(value)) for number, (key, value) in enumerate(STORED.items(), 5)])
         self.revision = 20
 
-    def open(self, now: Now | None = None, policy: WritePolicy = WritePolicy.ALL) -> Group:
-        return Group(self.keys, now or at(NOW), policy)
+    def open(self, now: Now | None = None, remembered_bytes: int = REMEMBERED_BYTES) -> Group:
+        return Group(self.keys, now or at(NOW), remembered_bytes=remembered_bytes)
 
     def commit(self, group: Group) -> None:
         wanted = group.commit(self.revision)
@@ -59,9 +59,11 @@ class Space:
             self.outcomes[outcome.identity] = OutcomeRecord.of(outcome, self.revision, group.now)
         self.revision += len(group.events)
 
-    def do(self, *operations: Operation, now: Now | None = None, policy: WritePolicy = WritePolicy.ALL) -> list[Reply]:
+    def do(
+        self, *operations: Operation, now: Now | None = None, remembered_bytes: int = REMEMBERED_BYTES
+    ) -> list[Reply | Starved]:
         """The replies of one group."""
-        group = self.open(now, policy)
+        group = self.open(now, remembered_bytes)
         replies = [rules.decide(group, operation) for operation in operations]
         self.commit(group)
         return replies
@@ -140,7 +142,7 @@ class TestRepeat:
 
     def test_leaves_no_value_where_the_map_is_full(self) -> None:
         space, put = Space(), once(Put(b"n", b"4", want_previous=True))
-        replies = space.do(put, put, policy=WritePolicy.NO_GROWTH)
+        replies = space.do(put, put, remembered_bytes=0)
         assert replies[1] == Replayed(Replaced(20, True, None, 0, "", 5), True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from shards.keys import rules
-from shards.keys.entries import WritePolicy
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.keys import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS, shard_of
@@ -26,13 +25,13 @@ from shards.wire.protocol import (
     TouchEvent,
 )
 from tests.times import at
-from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, held, keyspace, load
+from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, expire_due, held, keyspace, load
 
 
-def refusal(operation: Operation, space: Keyspace | None = None, policy: WritePolicy = WritePolicy.ALL) -> str:
+def refusal(operation: Operation, space: Keyspace | None = None) -> str:
     """The code with which `operation` is refused, after a look that the refusal left nothing behind."""
     space = space or keyspace()
-    group = Group(space, at(NOW), policy)
+    group = Group(space, at(NOW))
     reply = rules.decide(group, operation)
     assert isinstance(reply, Failed)
     assert group.events == []
@@ -79,7 +78,7 @@ class TestPut:
     def test_rewrite_without_ttl_removes_it(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=10), Put(b"k", b"v"))
         group = Group(space, at(NOW + 11))
-        assert group.expire_due(10) == 0
+        assert expire_due(group, 10) == 0
 
     @pytest.mark.parametrize(
         ("operation", "code"),
@@ -224,22 +223,6 @@ class TestPrefix:
     def test_prefix_delete_is_not_decided_alone(self) -> None:
         with pytest.raises(KeyError):
             rules.decide(Group(keyspace(), at(NOW)), DeletePrefix(b"", b"", 1, 1))
-
-
-class TestWritePolicy:
-    def test_a_full_map_refuses_growth_only(self) -> None:
-        space = keyspace(Put(b"k", b"12"))
-        assert refusal(Put(b"x", b""), space, WritePolicy.NO_GROWTH) == "insufficient_storage"
-        assert refusal(Put(b"k", b"123"), space, WritePolicy.NO_GROWTH) == "insufficient_storage"
-        group = Group(space, at(NOW), WritePolicy.NO_GROWTH)
-        for operation in (Put(b"k", b"21"), Touch(b"k", ttl_ms=1), MarkPrefix(b"k"), Delete(b"k")):
-            assert isinstance(rules.decide(group, operation), Done)
-
-    def test_a_full_log_is_for_deletes(self) -> None:
-        space = keyspace(Put(b"k", b"12"))
-        assert refusal(Put(b"k", b""), space, WritePolicy.DELETES) == "insufficient_storage"
-        assert refusal(Touch(b"k"), space, WritePolicy.DELETES) == "insufficient_storage"
-        assert isinstance(rules.decide(Group(space, at(NOW), WritePolicy.DELETES), Delete(b"k")), Done)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 5, 256])

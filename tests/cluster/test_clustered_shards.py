@@ -1,0 +1,228 @@
+"""Shards of three machines on one order, in this process: real sockets, logs and maps; the order is the test's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from shards.log.records import ORDER
+from shards.wire.errors import DeadlinePassed, Unavailable
+from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
+from tests.cluster.fake_order import HARSH
+from tests.cluster.machines import FIRST, Machines, machines
+
+
+def test_a_write_on_one_machine_is_on_all_with_one_revision() -> None:
+    with machines() as cluster:
+        assert cluster["a"].ask(Put(b"k", b"v")) == [Done(FIRST, False)]
+        assert [machine.value(b"k") for machine in cluster.all] == [b"v"] * 3
+        assert cluster["b"].ask(Incr(b"n", 1)) == [Value(FIRST + 1, False, b"1", "text/plain", 0)]
+        assert cluster["c"].ask(Incr(b"n", 1), Delete(b"x"))[0] == Value(FIRST + 2, True, b"2", "text/plain", 0)
+        cluster.until_equal()
+
+
+def test_a_write_is_answered_and_shown_when_every_member_has_it() -> None:
+    with machines() as cluster:
+        a, c = cluster["a"], cluster["c"].running
+        cluster["c"].server = None  # it does not turn: a process that is stopped
+        id = a.client.send(Put(b"k", b"v"))
+        cluster.until(lambda: a.value(b"k") == b"v", "it is decided")
+        assert not a.client.dealer.poll(50)
+        assert a.store.board.watermark()[1] == FIRST - 1 < a.store.board.last_revision()
+        cluster["c"].server = c
+        assert a.client.receive() == (id, [Done(FIRST, False)])
+        assert a.store.board.watermark()[1] == FIRST
+
+
+def test_local_reads_wait_for_no_other_machine() -> None:
+    with machines(reads="local", start=False) as cluster:
+        cluster["a"].start()
+        cluster.until(lambda: cluster["a"].running.following.is_member, "it is in")
+        assert cluster["a"].ask(Put(b"k", b"v")) == [Done(FIRST, False)]
+        assert cluster["a"].store.board.watermark()[1] == FIRST
+
+
+def test_a_silent_machine_is_put_out_and_comes_back() -> None:
+    with machines() as cluster:
+        a, c = cluster["a"], cluster["c"].running
+        cluster["c"].server = None
+        assert a.ask(Put(b"k", b"v")) == [Done(FIRST, False)]  # in the end
+        assert sorted(a.running.following.state.members) == ["a", "b"]
+        assert not cluster["c"].is_ready
+        cluster["c"].server = c
+        cluster.until_ready()
+        assert cluster["c"].value(b"k") == b"v"
+        cluster.until_equal()
+
+
+def test_a_machine_that_was_killed_goes_on_from_its_own_log() -> None:
+    with machines() as cluster:
+        for number in range(20):
+            cluster[NODES_IN_TURN[number % 3]].ask(Put(b"k%d" % number, b"v"), Incr(b"n", 1))
+        cluster["b"].kill()
+        for number in range(20, 30):
+            cluster["a"].ask(Put(b"k%d" % number, b"v"), Incr(b"n", 1))
+        cluster["b"].start()
+        opened = cluster["b"].running.following.replica.resume_after
+        assert opened > 20
+        cluster.until_ready()
+        assert cluster["b"].ask(Incr(b"n", 1))[0] == Value(FIRST + 60, True, b"31", "text/plain", 0)
+        cluster.until_equal()
+
+
+NODES_IN_TURN = "abc"
+
+
+@pytest.mark.parametrize("step", ["append", "apply_changes", "show"])
+def test_a_message_is_decided_once_wherever_its_machine_dies(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        cluster["a"].ask(Incr(b"n", 1))
+        b = cluster["b"].running
+        owner = {"append": b.log, "apply_changes": b.map, "show": b.board}[step]
+        done = getattr(owner, step)
+
+        def die(*arguments: object) -> object:
+            result = done(*arguments)
+            if step == "append":
+                b.log.flush(b.board.history()[0])
+            raise Death(result)
+
+        monkeypatch.setattr(owner, step, die)
+        id = cluster["a"].client.send(Incr(b"n", 1), Incr(b"n", 1))
+        with pytest.raises(Death):
+            cluster.until(lambda: False, "it dies")
+        cluster["b"].kill()
+        cluster["b"].start()
+        answered, replies = cluster["a"].client.receive()
+        assert (answered, replies[1]) == (id, Value(FIRST + 2, True, b"3", "text/plain", 0))
+        cluster.until_ready()
+        cluster.until_equal()
+
+
+class Death(Exception):
+    """A process dies here."""
+
+
+def test_a_large_message_goes_on_behind_the_operations_that_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        b = cluster["b"].running
+        apply = b.map.apply_changes
+
+        def die(*arguments: Any) -> None:
+            apply(*arguments)
+            raise Death
+
+        monkeypatch.setattr(b.map, "apply_changes", die)
+        id = cluster["a"].client.send(*[Put(b"k%d" % number, bytes(5 << 19)) for number in range(3)])
+        with pytest.raises(Death):
+            cluster.until(lambda: False, "it dies")
+        place = b.map.place_in_order()
+        assert place is not None and place.done == 2
+        cluster["b"].kill()
+        cluster["b"].start()
+        answered, replies = cluster["a"].client.receive()
+        assert answered == id and [r.revision for r in replies if isinstance(r, Done)] == [*range(FIRST, FIRST + 3)]
+        cluster.until_equal()
+
+
+def test_what_is_done_once_is_done_once_on_any_machine() -> None:
+    with machines() as cluster:
+        once = Once(Incr(b"n", 1), b"i" * 18, b"f" * 16)
+        first = cluster["a"].ask(once)
+        again = cluster["b"].ask(once)
+        assert first == [Value(FIRST, False, b"1", "text/plain", 0)]
+        assert getattr(again[0], "reply", None) == first[0]
+        cluster.until_equal()
+
+
+def test_a_key_expires_once_though_all_machines_see_it() -> None:
+    with machines() as cluster:
+        cluster["b"].ask(Put(b"k", b"v", ttl_ms=100), Put(b"other", b"v", ttl_ms=100))
+        cluster.until(
+            lambda: all(machine.running.map.find_entry(b"k") is None for machine in cluster.all), "it has expired"
+        )
+        assert cluster["a"].store.board.last_revision() == FIRST + 3
+        cluster.until_equal()
+
+
+def test_a_request_that_the_order_never_took_is_refused() -> None:
+    with machines() as cluster:
+        cluster.stream.by_itself = False
+        a = cluster["a"]
+        id = a.client.send(Put(b"k", b"v"), seconds=0.3)
+        cluster.until(lambda: cluster.stream.held, "it is sent")
+        for index in reversed(range(len(cluster.stream.held))):
+            cluster.stream.refuse(index)
+        answered = refusals(cluster, id)
+        assert answered == [Unavailable.code]
+        cluster.stream.by_itself = True
+        cluster.until_equal()
+        assert a.value(b"k") is None
+
+
+def refusals(cluster: Machines, id: int) -> list[str]:
+    """The codes of the refusal of message `id` of a; what is sent in the meantime is not taken either."""
+    dealer = cluster["a"].client.dealer
+
+    def is_answered() -> bool:
+        for index in reversed(range(len(cluster.stream.held))):
+            cluster.stream.refuse(index)
+        return bool(dealer.poll(0))
+
+    cluster.until(is_answered, "it is refused")
+    answered, replies = cluster["a"].client.receive()
+    assert answered == id
+    return [reply.code for reply in replies if isinstance(reply, Failed)]
+
+
+def test_a_request_that_waits_past_its_deadline_was_not_executed() -> None:
+    with machines(start=False) as cluster:
+        cluster.stream.stalled = True
+        cluster["a"].start()
+        id = cluster["a"].client.send(Put(b"k", b"v"), seconds=0.1)
+        assert refusals(cluster, id) == [DeadlinePassed.code]
+
+
+def test_a_machine_that_stops_leaves_at_once() -> None:
+    with machines() as cluster:
+        begun = time.monotonic()
+        b = cluster["b"].running
+        b.following.leave()
+        cluster.until(lambda: not b.following.is_member, "it is out")
+        assert time.monotonic() - begun < 1.0
+        assert not cluster["b"].is_ready
+        assert cluster["a"].ask(Put(b"k", b"v")) == [Done(FIRST, False)]
+
+
+def test_order_records_spare_a_restart_what_changed_nothing() -> None:
+    with machines() as cluster:
+        cluster["a"].ask(Put(b"k", b"v"))
+        for _ in range(5):
+            cluster["a"].ask(Delete(b"x"))
+        cluster.until_equal()
+        server = cluster["b"].running
+        server.following.note_position()
+        sequence = server.following.state.sequence
+        reader = cluster["b"].store.reader()
+        found, _ = reader.read(0, cluster["b"].store.board.history()[0])
+        reader.close()
+        assert [record.kind for record in found][-1] == ORDER
+        cluster["b"].kill()
+        cluster["b"].start()
+        assert cluster["b"].running.following.replica.resume_after == sequence
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_machines_agree_whatever_the_order_loses_doubles_and_delays(seed: int) -> None:
+    with machines(HARSH, seed) as cluster:
+        for number in range(30):
+            machine = cluster.all[number % 3]
+            assert len(machine.ask(Incr(b"n", 1), Put(b"k%d" % (number % 5), b"%d" % number))) == 2
+            if number % 10 == 9:
+                machine.kill()
+                machine.start()
+        cluster.until_ready()
+        assert cluster["a"].value(b"n") == b"30"
+        cluster.until_equal()
