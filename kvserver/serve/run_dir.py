@@ -33,7 +33,7 @@ _SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activ
 _FILES = (tokens.FILE, cuts.FILE, last_use.NAME, _BOARD)  # each may also exist as `.new`
 _OURS = re.compile(
     r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)"
-    rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
+    rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|order\.(?:sock|user)(?:\.new)?|{_METRICS}|{tickets.DIRECTORY}"
 )
 """Names that a server uses in its run directory."""
 _OURS_WITHIN = {_METRICS: re.compile(r"[a-z_]+_[0-9a-z]+\.db.*"), tickets.DIRECTORY: re.compile(r"[0-9a-f]{64}.*")}
