@@ -63,6 +63,13 @@ def _parse_node(text: str) -> str:
     return text
 
 
+def _parse_monitors(text: str) -> str:
+    given = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"https?://[^\s,/]+", part) for part in given):
+        raise ValueError("expected URLs such as http://10.0.0.1:8222, separated by commas, without a path")
+    return ",".join(given)
+
+
 def _parse_cluster(text: str) -> str:
     """Check the addresses of a cluster, of one of the two forms."""
     given = [part.strip() for part in text.split(",")]
@@ -317,6 +324,14 @@ class ServerSettings(ProcessSettings):
         "The machines of the cluster and the addresses of their nats-servers, as a=10.0.0.1,b=10.0.0.2,c=10.0.0.3 (a "
         "port may follow, default 4222): each machine then runs its own. Or the addresses of servers that run already, "
         "as nats://10.0.0.1:4222,nats://10.0.0.2:4222. Needs --node, and implies one shard. Default: no cluster.",
+    )
+    cluster_monitors: str | None = setting(
+        None,
+        _parse_monitors,
+        "URLS",
+        "Where the nats-servers of --cluster, if they run already, answer HTTP, as http://10.0.0.1:8222, separated by "
+        "commas: they are asked whether they flush each message to the disk (sync_interval: always), without which a "
+        "failure of the power could lose what was confirmed. Default: they are asked through the system account.",
     )
     reads: str = setting(
         "linear",

@@ -11,6 +11,7 @@ from pathlib import Path
 import kvserver
 from kvserver.serve import listening
 from kvserver.serve.children import Child
+from kvserver.serve.joining import SOCKET, child_argv
 from kvserver.serve.listening import Listeners
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, ProcessRow
@@ -52,6 +53,12 @@ class ChildSpecs:
         for index in range(self._settings.shards):
             argv = [sys.executable, "-m", "shards", "--index", str(index)]
             yield Child(f"shard {index}", argv, self._shard_check(index), SHARDS, self.child_environ())
+
+    def order(self) -> Child:
+        """Return the process that carries the order of the cluster."""
+        run_dir = self._board.path.parent
+        argv = child_argv(self._settings, run_dir)
+        return Child("order", argv, lambda pid: (run_dir / SOCKET).is_socket(), SHARDS, self.child_environ())
 
     def gateway(self) -> Child:
         """Return the gunicorn master of the feed gateways."""

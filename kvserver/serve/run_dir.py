@@ -29,10 +29,13 @@ LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
 
 _LOCK, _BOARD, _METRICS = "lock", "board", "metrics"
 _MARK = b"the run directory of a kvserver\n"
-_SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock", "gateway.reload")
+_SOCKETS = (
+    *("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity"),
+    *("gateway.sock", "gateway.reload", "order.sock"),
+)
 _FILES = (tokens.FILE, cuts.FILE, last_use.NAME, _BOARD)  # each may also exist as `.new`
 _OURS = re.compile(
-    r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)"
+    r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)|order\.sock"
     rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
 )
 """Names that a server uses in its run directory."""

@@ -102,6 +102,8 @@ class Supervisor:
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._shards: list[Child] = []
         self._children.add(self._specs.exporter())
+        if settings.node is not None:
+            self._children.add(self._specs.order())
         if settings.only is None:
             self._shards = [self._children.add(shard) for shard in self._specs.shards()]
             self._children.add(self._specs.gateway())

@@ -50,7 +50,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "max_value",
         "max_batch",
     ),
-    "Cluster": ("node", "cluster", "reads"),
+    "Cluster": ("node", "cluster", "cluster_monitors", "reads"),
     "Messages": ("log_level", "log_format", "access_log", "slow_ms"),
 }
 """Order of the settings in the manual; one that is missing here comes last."""
