@@ -63,6 +63,13 @@ def _parse_node(text: str) -> str:
     return text
 
 
+def _parse_monitors(text: str) -> str:
+    given = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"https?://[^\s,/]+", part) for part in given):
+        raise ValueError("expected URLs such as http://10.0.0.1:8222, separated by commas, without a path")
+    return ",".join(given)
+
+
 def _parse_cluster(text: str) -> str:
     """Check the addresses of a cluster, of one of the two forms."""
     given = [part.strip() for part in text.split(",")]
@@ -328,10 +335,11 @@ class ServerSettings(ProcessSettings):
     )
     cluster_monitors: str | None = setting(
         None,
-        str,
+        _parse_monitors,
         "URLS",
-        "Of servers that run already, the URLs of their monitoring ports, separated by commas: they are asked there "
-        "whether they flush every message (sync_interval: always). A server that kvserver starts is asked by itself.",
+        "Where the nats-servers of --cluster, if they run already, answer HTTP, as http://10.0.0.1:8222, separated by "
+        "commas: they are asked whether they flush each message to the disk (sync_interval: always), without which a "
+        "failure of the power could lose what was confirmed. Default: they are asked through the system account.",
     )
     cluster_tls_cert: Path | None = setting(
         None, path, "FILE", "Certificate of this machine, in PEM, for TLS between the machines of the cluster."

@@ -2,6 +2,7 @@
 
 - `supervisor`: the main loop.
 - `store`: takes directories and locks, publishes the board, closes the log.
+- `joining`: learns what the machines of a cluster agree on, before the first start.
 - `bringup`: recovers the log and begins a run.
 - `run_dir`, `listening`: the run directory; the TCP listeners.
 - `children`, `child_specs`: starts, reaps and restarts processes; which processes these are.

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kvserver import __version__
+from kvserver.serve.joining import Origin
 from kvserver.serve.watch.clock import ClockWatch, is_away, out_of_range
 from kvserver.settings import ServerSettings
 from shards.host.board import DRIFT_MS
@@ -38,6 +39,7 @@ class Run:
         now: when the run began.
         manifest: the store's manifest, which already names the run.
         clock: compares the clocks during the run.
+        shown: up to where a machine of a cluster may show its log at first: LSN and revision.
     """
 
     start: Start
@@ -46,6 +48,7 @@ class Run:
     now: Now
     manifest: Manifest
     clock: ClockWatch
+    shown: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Bringup:
         manifest: the store's manifest, saved if there is a data directory.
         board_path, log_dir, map_dir: where board, log and maps are.
         read_meta: reads the head of a map; a torn map must not end this process.
+        origin: what the machines of the cluster agree on; None: there is no cluster.
     """
 
     settings: ServerSettings
@@ -84,6 +88,7 @@ class Bringup:
     log_dir: Path
     map_dir: Path
     read_meta: MetaReader
+    origin: Origin | None = None
 
     def begin_run(self) -> Run:
         """Recover the log, append a START record to it and save the manifest that names the run.
@@ -107,7 +112,16 @@ class Bringup:
         )
         tail, next_revision = begin_history(self.log_dir, manifest.secret, start, found.tail, next_revision, begun.now)
         manifest = self._save_manifest(manifest, start, tail, next_revision, begun.now)
-        return Run(start, tail, next_revision, begun.now, manifest, begun.watch)
+        shown = self._find_shown(manifest, found, tail, next_revision)
+        return Run(start, tail, next_revision, begun.now, manifest, begun.watch, shown)
+
+    def _find_shown(self, manifest: Manifest, found: Recovered, tail: int, next_revision: int) -> tuple[int, int]:
+        """Return up to where every machine of the cluster has the log, as far as the last run knew."""
+        shown = manifest.replay_lsn, manifest.replay_revision
+        if found.order is not None:
+            shown = max(shown, (found.order.shown_lsn, found.order.shown_revision))
+        is_all = shown[1] >= found.next_revision - 1 or self.settings.reads == "local"
+        return (tail, next_revision - 1) if is_all else shown
 
     def _recover_log(self, manifest: Manifest, boot: str) -> Recovered:
         old = last_board(self.board_path, manifest, boot)
@@ -128,9 +142,14 @@ class Bringup:
                 old.close()
 
     def _choose_time(self, found: Recovered, boot: str) -> Time:
-        """Continue steady time from the last run, or align it with the wall clock if --clock-reset asks for that."""
+        """Continue steady time from the last run, or align it with the wall clock if --clock-reset asks for that.
+
+        In a cluster lifetimes count by the order's time, which is wall time.
+        """
         clock_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
         wall_ms = counted_ms(clock_ms)
+        if self.origin is not None:
+            return Time(Now(wall_ms, wall_ms), wall_ms - boottime_ms, None, ClockWatch(*[Now(wall_ms, wall_ms)] * 2))
         offset_ms = resumed(
             found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
         )
@@ -153,6 +172,8 @@ class Bringup:
 
     def _choose_epoch(self, manifest: Manifest, found: Recovered, boot: str, now_ms: int) -> tuple[str, int]:
         """Return the epoch that the run continues or begins, and its next revision."""
+        if self.origin is not None:  # what is missing of the log comes again, with the revisions it had
+            return self.origin.epoch, max(found.next_revision, self.origin.first_revision)
         reason = reason_for_new_epoch(
             found.last_start,
             boot,

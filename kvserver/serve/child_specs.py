@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import socket
 import sys
@@ -13,6 +12,7 @@ import kvserver
 from kvserver.serve import listening
 from kvserver.serve.children import Child
 from kvserver.serve.cluster.files import ClusterSetup
+from kvserver.serve.cluster.processes import engine_argv, is_answering, order_argv
 from kvserver.serve.listening import Listeners
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, ProcessRow
@@ -32,9 +32,6 @@ _ORDER_GRACE_S = 3.0
 
 _EXPORTER_GRACE_S = 2.0
 """The exporter has nothing to finish."""
-
-_ENGINE_ANSWER_S = 0.25
-"""For which the supervisor waits for an answer of the engine, until it has given one."""
 
 # The supervisor's own relation to systemd, and settings of another gunicorn.
 _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
@@ -69,30 +66,16 @@ class ChildSpecs:
         Raises `OSError`.
         """
         own = setup.own
-        if own is not None and setup.binary is not None:
-            config = setup.write_config(self._settings.data_dir, self._settings.log_format != "text")
-            argv = [sys.executable, "-m", "kvserver.serve.cluster.run_engine", setup.binary, str(config)]
+        if own is not None:
+            argv = engine_argv(setup, self._settings)
             yield Child("engine", argv, lambda _: is_answering(own.monitor), ENGINE, self.child_environ())
 
     def order(self, setup: ClusterSetup) -> Child:
         """Return the process that carries the order of a cluster to the shard. Raises `OSError`."""
-        settings = self._settings
-        assert settings.run_dir is not None
-        user, own, tls = setup.write_user(settings.run_dir), setup.own, setup.tls
-        options = {
-            "--run-dir": str(settings.run_dir),
-            "--node": setup.node,
-            "--servers": ",".join(setup.servers),
-            "--monitors": f"http://{own.monitor}" if own else settings.cluster_monitors,
-            "--user-file": None if user is None else str(user),
-            **({} if tls is None else {"--tls-ca": tls.ca, "--tls-cert": tls.cert, "--tls-key": tls.key}),
-            "--log-level": settings.log_level,
-            "--log-format": settings.log_format,
-        }
-        given = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
-        argv = [sys.executable, "-m", "shards.order.jetstream_child", *given]
-        socket_path = settings.run_dir / link.SOCKET_NAME
-        return Child("order", argv, lambda _: socket_path.exists(), ORDER, self.child_environ(), grace_s=_ORDER_GRACE_S)
+        run_dir = self._board.path.parent
+        argv, socket_path = order_argv(setup, self._settings, run_dir), run_dir / link.SOCKET_NAME
+        environ = self.child_environ()
+        return Child("order", argv, lambda _: socket_path.is_socket(), ORDER, environ, grace_s=_ORDER_GRACE_S)
 
     def shards(self) -> Iterator[Child]:
         """Return all shards, in the order of their numbers."""
@@ -158,18 +141,6 @@ class ChildSpecs:
     def _is_web_up(self, pid: int) -> bool:
         rows = [row for _, row in self._board.workers.living_rows() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.workers
-
-
-def is_answering(address: str) -> bool:
-    """Return whether the engine whose monitoring port is at `address` answers."""
-    connection = http.client.HTTPConnection(address, timeout=_ENGINE_ANSWER_S)
-    try:
-        connection.request("GET", "/varz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def conf_file(name: str) -> Path:

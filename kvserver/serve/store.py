@@ -22,6 +22,7 @@ from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish_tokens
 from kvserver.serve.bringup import Bringup, Run
+from kvserver.serve.joining import CannotJoin, Origin, find_origin
 from kvserver.serve.run_dir import RunDir, RunDirError
 from kvserver.serve.watch.housekeeping import Housekeeping
 from kvserver.serve.watch.snapshots import SnapshotSchedule
@@ -53,7 +54,10 @@ FOREIGN_GRACE_S = 10.0
 
 IN_MEMORY_RETENTION = 64 << 20
 
-_OURS = {"manifest", "manifest.new", "log", "locks", "snapshots", "maps", "engine", "lost+found"}
+_OURS = {
+    *("manifest", "manifest.new", "cluster", "cluster.new", "log", "locks", "snapshots", "maps", "engine"),
+    "lost+found",
+}
 
 
 class StoreError(Exception):
@@ -70,6 +74,7 @@ _EXPECTED = (
     LogError,
     OverflowError,
     TokenFileError,
+    CannotJoin,
 )
 
 
@@ -96,6 +101,8 @@ class Store:
                     self._clock = run.clock
                     self.board = self._make_board(run)
                     stack.callback(self.board.close)
+                    if self._origin is not None:
+                        self.board.show(*run.shown)
                     segments = Segments(self.board)
                     segments.adopt_history(run.tail, run.next_revision)
                     self._housekeeping = Housekeeping(
@@ -137,9 +144,10 @@ class Store:
         if data_dir is not None:
             make_data_dir(data_dir)
             stack.callback(os.close, take_store_lock(data_dir))
+        self._origin = find_origin(given, data_dir)
         self._run_dir = run_dir_of(given)
         stack.callback(self._run_dir.close)
-        self._manifest = load_manifest(data_dir)
+        self._manifest = load_manifest(data_dir, self._origin)
         maps = choose_map_dir(given.map_dir, data_dir, self._manifest.store, self._manifest.snapshot_bytes)
         stack.callback(maps.leave if data_dir is not None else maps.remove)
         if maps.notice:
@@ -175,10 +183,12 @@ class Store:
             self._log_dir,
             self.map_dir,
             read_meta,
+            self._origin,
         )
 
     def _make_board(self, run: Run) -> Board:
-        start, now = run.start, run.now
+        start, now, origin = run.start, run.now, self._origin
+        limits = {} if origin is None else origin.limits
         assert start.clock_offset_ms is not None
         facts = Facts(
             version=__version__,
@@ -193,9 +203,9 @@ class Store:
             lock_dir=str(self._lock_dir),
             log_dir=str(self._log_dir),
             map_dir=str(self.map_dir),
-            max_value=self._given.max_value,
+            max_value=limits.get("max_value", self._given.max_value),
             max_batch=self._given.max_batch,
-            max_memory=self._given.max_memory or 0,
+            max_memory=limits.get("max_memory", self._given.max_memory or 0),
             on_full=self._given.on_full,
             tokens="" if self.settings.tokens is None else str(self.settings.tokens),
             clock_offset_ms=start.clock_offset_ms,
@@ -206,6 +216,9 @@ class Store:
             node=self._given.node or "",
             cluster=self._given.cluster or "",
             reads=self._given.reads,
+            nodes="" if origin is None else ",".join(origin.nodes),
+            order_name="" if origin is None else origin.order,
+            order_created_ns=0 if origin is None else origin.created_ns,
         )
         path = self._run_dir.path / "board"
         try:
@@ -341,16 +354,17 @@ def run_dir_of(settings: ServerSettings) -> RunDir:
     return RunDir(settings.resolved_run_dir().absolute(), STORE_WAIT_S)
 
 
-def load_manifest(data_dir: Path | None) -> Manifest:
-    """Load the manifest of the store in `data_dir`, or create and save one for a new store.
+def load_manifest(data_dir: Path | None, origin: Origin | None = None) -> Manifest:
+    """Load the manifest of the store in `data_dir`, or create and save one for a new store, of the cluster of `origin`.
 
     `data_dir`: None for a store in memory, whose manifest is never saved. Raises `ManifestError`, `OSError`.
     """
+    store = secrets.token_hex(16) if origin is None else origin.store
     if data_dir is None:
-        return Manifest(format=FORMAT, store=secrets.token_hex(16), secret=secrets.randbits(64), device=0, inode=0)
+        return Manifest(format=FORMAT, store=store, secret=secrets.randbits(64), device=0, inode=0)
     try:
         return Manifest.load(data_dir)
     except NoManifest:
-        manifest = Manifest.create(data_dir)
+        manifest = msgspec.structs.replace(Manifest.create(data_dir), store=store)
         manifest.save(data_dir)
         return manifest

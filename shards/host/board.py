@@ -111,6 +111,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         node: name of this machine in its cluster; empty: there is no cluster.
         cluster: where the cluster's order is, as addresses separated by commas.
         reads: `linear` or `local`.
+        nodes: the names of the machines of the cluster, in alphabetical order, separated by commas.
         order_name, order_created_ns: which order the store follows.
     """
 
@@ -139,6 +140,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     cluster: str = ""
     reads: str = "linear"
+    nodes: str = ""
     order_name: str = ""
     order_created_ns: int = 0
 

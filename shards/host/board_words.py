@@ -277,6 +277,10 @@ class OrderWords(Row):
     last = Word(8)  # of the last message of the order, as far as is known
     stable = Word(9)  # the last message that every member has applied
     entered = Word(10)  # the message by which this machine became a member; 0: it is none
+    members = Word(11)  # a bit for each of the cluster's machines, in alphabetical order: whether it is a member
+    heard = Word(12)  # the same: whether it was heard of in the last seconds
+    resent = Word(13)  # messages that were sent again, since the shard's start
+    skew_ms = Word(14)  # the largest difference of another machine's clock from this one's
 
 
 class ExporterWords(Row):

@@ -131,6 +131,7 @@ class ClusteredServer(ShardServer):
         if now >= self._note_at:
             self._note_at = now + _NOTE_S
             self.following.note_position()
+            self.following.show_health()
 
     def _refuse_late(self, now_ns: int) -> None:
         """Refuse what is past its deadline and has surely not been taken by the order, nor will be."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from shards.host.board import NONE, Board
@@ -39,6 +39,9 @@ RANK_MS: Final = 300
 """How much longer than the one before it a member waits before it proposes what has expired."""
 
 _NS: Final = 1_000_000_000
+
+HEARD_S: Final = 2.0
+"""For which a machine counts as heard of after its last tidings."""
 
 log = logging.getLogger("shards")
 
@@ -315,12 +318,26 @@ class Following:
                 shown.answer(shown.ticket, shown.replies)
         self._board.order.stable = stable
 
+    def show_health(self) -> None:
+        """Show on the board what is known of the other machines. To be called once a second."""
+        words, now, peers = self._board.order, read_clocks(), self.membership.peers
+        heard = {node for node, health in peers.items() if now.is_before(health.heard.after(HEARD_S))}
+        words.heard = _bits(self.state.nodes, heard | {self._node})
+        words.resent = self.proposer.resent
+        words.skew_ms = max((abs(peers[node].skew_ms) for node in heard), default=0)
+
     def _show_progress(self) -> None:
         """Show on the board how far this machine is, and until when it may show values."""
         words, state = self._board.order, self.state
         words.sequence, words.last = state.sequence, max(self.order.reach().last if self.is_open else 0, state.sequence)
         member = state.members.get(self._node)
         words.entered = member.entered if member else 0
+        words.members = _bits(state.nodes, state.members)
         if self._is_linear:
             until = self.membership.lease_until
             words.lease_wall_until, words.lease_until = int(until.real_s * _NS), int(until.boot_s * _NS)
+
+
+def _bits(nodes: Sequence[str], named: Collection[str]) -> int:
+    """Return a word with a bit for each of `nodes`: whether it is `named`."""
+    return sum(1 << index for index, node in enumerate(nodes) if node in named)

@@ -28,6 +28,8 @@ RECENT_BYTES: Final = 16 << 20
 """Memory for the blocks that were shown last."""
 NEAR_BYTES: Final = 1 << 20
 """Memory of the blocks shown last: a client that lacks no more than them, or than one, need not wait for its turn."""
+_BEYOND_ALL: Final = 1 << 53
+"""A revision above all there can be."""
 MOST_PASSED: Final = 64
 """Blocks that are passed over in one step."""
 
@@ -130,8 +132,9 @@ class SharedHistory:
         return self._board.watermark()[1]
 
     def end(self) -> int:
-        """Return the last revision of the history."""
-        return self._board.last_revision()
+        """Return the last revision of the history; of a cluster's the highest there can be, since another machine may
+        have shown what this one does not have yet."""
+        return _BEYOND_ALL if self._board.facts.node else self._board.last_revision()
 
     def oldest(self) -> int:
         """Return the first revision that the log holds."""

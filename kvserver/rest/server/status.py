@@ -12,6 +12,7 @@ from kvserver.access.grants import Grants
 from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
+from kvserver.rest.server import cluster
 from kvserver.rest.server.figures import describe_feed, describe_traffic, describe_work
 from shards.host.board import Board, ProcessRow
 from shards.wire.errors import Forbidden, Unavailable
@@ -66,6 +67,7 @@ class Status:
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
             "traffic": describe_traffic(board),
             "feed": describe_feed(board),
+            "cluster": cluster.describe_cluster(board),
         }
 
     def _describe_shards(self) -> list[dict[str, Any]]:
@@ -121,10 +123,13 @@ class Ready:
         self._board, self._read_states = board, read_states
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 if every shard is up and every socket is in its place, else 503."""
+        """200 if every shard is up, every socket is in its place, and a machine of a cluster is in it; else 503."""
         states = self._read_states()
         wrong = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
         wrong += [f"the socket {name} was removed from the run directory" for name in self._missing_sockets(states)]
+        obstacle = cluster.find_obstacle(self._board)
+        if obstacle is not None:
+            wrong.append(obstacle)
         if wrong:
             raise Unavailable(", ".join(wrong))
         _answer_json(resp, {"status": "ready"})

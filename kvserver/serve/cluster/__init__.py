@@ -3,5 +3,6 @@
 - `addresses`: the machines that `--cluster` names, and their ports.
 - `engine_config`: the configuration of the engine; pure.
 - `files`: the secret, and the files that engine and order are started with.
+- `processes`: the command lines of both.
 - `run_engine`: starts nats-server in the place of its own process.
 """

@@ -20,10 +20,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from kvserver.serve.child_specs import is_answering
 from kvserver.serve.cluster.addresses import MONITOR_OFFSET, ROUTE_OFFSET, Machine
 from kvserver.serve.cluster.engine_config import password_of
 from kvserver.serve.cluster.files import ClusterSetup, find_binary
+from kvserver.serve.cluster.processes import is_answering
 from shards.host.process import PARENT_VARIABLE
 from shards.order import stream
 from tests.cluster.engines import wait_for

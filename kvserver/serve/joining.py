@@ -1,0 +1,184 @@
+"""What all machines of a cluster agree on, learnt from the order's first message before the store is made.
+
+A machine with an empty data directory can make its store only when it knows the store's id, its epoch and its first
+revision. So it waits for the order, and keeps what it learnt in the file `cluster` of the data directory: it follows
+that order and no other from then on, and later starts need not wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from kvserver.serve.cluster.files import setup_of
+from kvserver.serve.cluster.processes import engine_argv, order_argv
+from kvserver.settings import ServerSettings
+from shards.files import checksummed_json
+from shards.files.checksummed_json import Revision, StoreId, Words
+from shards.host.process import PARENT_VARIABLE
+from shards.order import link
+from shards.order.jetstream import JetStreamOrder
+from shards.order.messages import Init, UnknownLevel, decode_message
+from shards.order.order import Identity, OrderError, OrderUnreachable
+
+FORMAT: Final = 1
+NAME: Final = "cluster"
+_TRY_S: Final = 5.0  # for one attempt to open the order
+_SAY_S: Final = 10.0  # between messages that it is waited for
+_LOOK_S: Final = 0.05
+_END_S: Final = 10.0  # for which the engine may take to close its files
+
+log = logging.getLogger(__name__)
+
+
+class CannotJoin(Exception):
+    """This machine cannot be one of the cluster; the message says why and what to do."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of the file.
+
+    Attributes:
+        order, created_ns: which order the store follows.
+        store, epoch, first_revision, nodes, limits: of its first message, see `shards.order.messages.Init`.
+    """
+
+    format: int = FORMAT
+    order: Words
+    created_ns: Annotated[int, Meta(ge=0)]
+    store: StoreId
+    epoch: Words
+    first_revision: Revision
+    nodes: tuple[Words, ...]
+    limits: dict[str, int]
+
+    @classmethod
+    def of(cls, identity: Identity, init: Init) -> Origin:
+        """Return what the first message of the order `identity` says."""
+        return cls(
+            order=identity.name,
+            created_ns=identity.created_ns,
+            store=init.store,
+            epoch=init.epoch,
+            first_revision=init.first_revision,
+            nodes=init.nodes,
+            limits=init.limits,
+        )
+
+
+def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | None:
+    """Return what the cluster of `settings` agrees on, from the data directory, or, the first time, from the order.
+
+    May wait for the order. None: there is no cluster. Raises `CannotJoin`, `OSError`.
+    """
+    kept = _read_origin(data_dir) if data_dir is not None else None
+    if settings.node is None:
+        if kept is not None:
+            raise CannotJoin(
+                f"the store in {data_dir} is of a cluster of {', '.join(kept.nodes)}: start it with --node and "
+                "--cluster, or make a store of your own of its backup"
+            )
+        return None
+    if kept is None:
+        if data_dir is not None and (data_dir / "manifest").exists():
+            raise CannotJoin(
+                f"the store in {data_dir} was not made by a cluster, so it cannot be one of its machines: name an "
+                "empty --data-dir, and copy the content with `kvserver export` and `kvserver import`"
+            )
+        kept = _ask_order(settings)
+        if data_dir is not None:
+            checksummed_json.write(kept, data_dir / NAME, data_dir / (NAME + ".new"))
+    if settings.node not in kept.nodes:
+        raise CannotJoin(f"--node is {settings.node}, but the machines of this cluster are {', '.join(kept.nodes)}")
+    return kept
+
+
+def _read_origin(data_dir: Path) -> Origin | None:
+    try:
+        text = checksummed_json.read(data_dir / NAME)
+    except FileNotFoundError:
+        return None
+    try:
+        found = checksummed_json.decode(text, Origin, (FORMAT,))
+    except checksummed_json.Unreadable as error:
+        raise CannotJoin(f"{data_dir / NAME} is damaged ({error}): begin with an empty data directory") from None
+    if isinstance(found, int):
+        raise CannotJoin(f"{data_dir / NAME} has format {found}, this program knows {FORMAT}: use a newer one")
+    return found
+
+
+def _ask_order(settings: ServerSettings) -> Origin:
+    """Wait for the first message of the order. Raises `CannotJoin`."""
+    said_at = time.monotonic()
+    with _order_of(settings) as order:
+        while True:
+            try:
+                return _read_first(order)
+            except OrderUnreachable as error:
+                if time.monotonic() >= said_at + _SAY_S:
+                    said_at = time.monotonic()
+                    log.warning("still waiting for the order of the cluster: %s", error)
+            except (OrderError, UnknownLevel) as error:
+                raise CannotJoin(str(error)) from None
+
+
+def _read_first(order: JetStreamOrder) -> Origin:
+    """Read the first message of `order`. Raises `OrderError`, `UnknownLevel`."""
+    identity = order.open(0, None, _TRY_S)
+    give_up_at = time.monotonic() + _TRY_S
+    while time.monotonic() < give_up_at:
+        for message in order.take():
+            envelope = decode_message(message.payload).envelope
+            if envelope is None or not isinstance(envelope.content, Init):
+                raise OrderError("the order does not begin as `kvserver cluster init` begins one")
+            return Origin.of(identity, envelope.content)
+        time.sleep(_LOOK_S)
+    raise OrderUnreachable("the order is empty: has `kvserver cluster init` come to its end?")
+
+
+@contextlib.contextmanager
+def _order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
+    """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
+
+    Raises `ClusterError`, `OSError`.
+    """
+    setup = setup_of(settings)
+    assert setup is not None
+    with ExitStack() as stack:
+        place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        if setup.own is not None:
+            _run(stack, engine_argv(setup, settings), signal.SIGTERM)
+        _run(stack, order_argv(setup, settings, place), signal.SIGKILL)
+        order = JetStreamOrder(place / link.SOCKET_NAME)
+        stack.callback(order.close)
+        yield order
+
+
+def _run(stack: ExitStack, argv: Sequence[str], last_signal: signal.Signals) -> None:
+    """Run a process until the stack is closed."""
+    environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+    child = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
+    stack.callback(_end, child, last_signal)
+
+
+def _end(child: subprocess.Popen[bytes], last_signal: signal.Signals) -> None:
+    child.send_signal(last_signal)
+    try:
+        child.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
