@@ -140,7 +140,14 @@ class RunDir:
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE, cuts.FILE, last_use.NAME, USER_FILE, *(f"{name}.new" for name in _FILES)):
+        for pattern in (
+            *_SOCKETS,
+            tokens.FILE,
+            cuts.FILE,
+            last_use.NAME,
+            USER_FILE,
+            *(f"{name}.new" for name in _FILES),
+        ):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):
