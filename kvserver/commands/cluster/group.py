@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kvserver.commands.cluster import demo, init, secret
+from kvserver.commands.cluster import demo, init, secret, status
 from kvserver.commands.options import setting_options
+from kvserver.commands.parts.command import ClientCommand
 from shards.host.settings import size
 
 HELP = """Set up a cluster of three machines that share one store, or try one out.
@@ -53,6 +54,7 @@ COMMAND = click.Group(
             params=[click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE")],
             help=secret.HELP,
         ),
+        ClientCommand("status", status.show_machines, help=status.HELP),
         click.Command("init", callback=init.begin_order, params=list(_INIT), help=init.HELP),
     ],
 )
