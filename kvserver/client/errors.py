@@ -330,6 +330,12 @@ class FeedUnavailable(Unavailable):
     code, title = "feed_unavailable", "No gateway takes feed connections now"
 
 
+class NotCurrent(Unavailable):
+    """This machine of the cluster cannot show that its data are current."""
+
+    code, title = "not_current", "This machine cannot show that its data are current"
+
+
 class StaleIncarnation(Unavailable):
     """The shard was restarted before it read the request."""
 

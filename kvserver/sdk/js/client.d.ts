@@ -572,6 +572,7 @@ export class MemoryLimit extends InsufficientStorage {}
 export class Unavailable extends Refused {}
 export class Overloaded extends Unavailable {}
 export class FeedUnavailable extends Unavailable {}
+export class NotCurrent extends Unavailable {}
 export class StaleIncarnation extends Unavailable {}
 export class DeadlinePassed extends Unavailable {}
 export class ProtocolError extends Refused {}

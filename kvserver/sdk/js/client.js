@@ -261,6 +261,11 @@ export class FeedUnavailable extends Unavailable {
   static title = "No gateway takes feed connections now";
 }
 
+export class NotCurrent extends Unavailable {
+  static code = "not_current";
+  static title = "This machine cannot show that its data are current";
+}
+
 export class StaleIncarnation extends Unavailable {
   static code = "stale_incarnation";
 }
@@ -335,7 +340,7 @@ const CODES = new Map(
     ...[BatchFailed, PreconditionFailed, ValueTooLarge, AnswerTooLarge, BatchTooLarge, PatchesTooLarge, KeyTooLong],
     ...[UriTooLong, HeadersTooLarge, UnsupportedMediaType, RangeNotSatisfiable, Misdirected, IdempotencyMismatch],
     ...[FailedDependency, InsufficientStorage, MemoryLimit, Unavailable, Overloaded, FeedUnavailable],
-    ...[StaleIncarnation, DeadlinePassed, ProtocolError, OutcomeUnknown, InternalError],
+    ...[NotCurrent, StaleIncarnation, DeadlinePassed, ProtocolError, OutcomeUnknown, InternalError],
   ].map((cls) => [cls.code, cls]),
 );
 

@@ -42,6 +42,7 @@ codes! {
     OVERLOADED = "overloaded", 503, "Too many requests at once.";
     UNAVAILABLE = "unavailable", 503, "The key's shard is not up.";
     FEED_UNAVAILABLE = "feed_unavailable", 503, "No gateway is up.";
+    NOT_CURRENT = "not_current", 503, "This machine cannot show that its data are current.";
     STALE_INCARNATION = "stale_incarnation", 503, "The shard was restarted in the meantime.";
     DEADLINE_PASSED = "deadline_passed", 503, "The shard got to it too late, and left it.";
     OUTCOME_UNKNOWN = "outcome_unknown", 504, "The write was or was not done.";
