@@ -52,11 +52,21 @@ class Results:
     reports: Sequence[Report]
 
     def median(self, part: str, case: str, contender: str, metric: str = RATE) -> float | None:
-        """Return a figure, None if no run has it."""
+        """Return a figure's median, None if no run has it."""
+        figure = self._find(part, case, contender, metric)
+        return None if figure is None else float(figure["median"])
+
+    def ratio(self, part: str, case: str, contender: str, metric: str = RATE) -> float | None:
+        """Return how many times as much this server did in the same rounds, None if no run says so."""
+        figure = self._find(part, case, contender, metric)
+        return None if figure is None or figure["ratio"] is None else float(figure["ratio"])
+
+    def _find(self, part: str, case: str, contender: str, metric: str) -> Mapping[str, Any] | None:
         for report in self.reports:
             for figure in report["parts"].get(part, {"figures": ()})["figures"]:
                 if (figure["case"], figure["contender"], figure["metric"]) == (case, contender, metric):
-                    return float(figure["median"])
+                    found: Mapping[str, Any] = figure
+                    return found
         return None
 
     def setting(self, part: str) -> str:
@@ -71,10 +81,11 @@ class Results:
 
 
 class Bar(NamedTuple):
-    """A bar: who it is of, and how long it is."""
+    """A bar: who it is of, how long it is, what stands behind it."""
 
     name: str
     value: float
+    words: str
     is_ours: bool = False
 
 
@@ -86,20 +97,18 @@ class Panel(NamedTuple):
 
 
 _RACES: Final = (
-    ("GET, requests a second", "get", "GET hit", RATE),
-    ("PUT, flushed to disk, requests a second", "put", "PUT, flushed", RATE),
-    ("Feed to 100 WebSockets, events a second", "feed", "100 readers, as fast as it goes", DELIVERIES),
+    ("GET", "get", "GET hit", RATE),
+    ("PUT, flushed to disk", "put", "PUT, flushed", RATE),
+    ("Events to 100 WebSockets", "feed", "100 readers, as fast as it goes", DELIVERIES),
 )
 _NAMES: Final = {
-    "kvserver": OURS,
-    "kvserver --sync os": OURS,
     "webdis+redis none": f"{REDIS}, no log",
     "webdis+redis always": f"{REDIS}, flushed",
     "webdis+redis none, PUBLISH": f"{REDIS}, PUBLISH",
     "etcd": "etcd",
     "nginx constant": "nginx, one constant",
 }
-"""Contenders by the names that plots show, in order."""
+"""Peers by the names that plots show, in order."""
 _ONLY_READS: Final = frozenset(("nginx constant",))
 """Who is no peer of what writes: it stores nothing."""
 
@@ -154,7 +163,7 @@ def _draw_peers(results: Results, theme: Theme) -> Figure | None:
         return None
     panels = [panel for _, panel in races]
     rows = sum(len(panel.bars) + 1.9 for panel in panels)
-    title = "kvserver beside its peers: 100-byte values, 64 connections"
+    title = "How much a second, beside kvserver (= 1): 100-byte values"
     figure, top = _start(title, results.setting(races[0][0]), rows * _BAR, theme)
     grid = figure.add_gridspec(
         len(panels),
@@ -172,13 +181,18 @@ def _draw_peers(results: Results, theme: Theme) -> Figure | None:
 
 
 def _bars(results: Results, part: str, case: str, metric: str) -> list[Bar]:
-    found = [
-        Bar(shown, value, shown == OURS)
+    """Return a bar for this server, of length 1, and those of its peers, none without peers.
+
+    A peer's is of the ratios of neighbouring rounds: they say more than rates do, which vary with what else runs.
+    """
+    ours = results.median(part, case, "kvserver", metric)
+    peers = [
+        Bar(shown, 1 / ratio, f"{1 / ratio:.2g}")
         for contender, shown in _NAMES.items()
         if (contender not in _ONLY_READS or part == "get")
-        and (value := results.median(part, case, contender, metric)) is not None
+        and (ratio := results.ratio(part, case, contender, metric)) is not None
     ]
-    return found if len(found) > 1 else []
+    return [Bar(OURS, 1, f"1 ({_round_off(ours)}/s)", True), *peers] if peers and ours is not None else []
 
 
 def _start(title: str, setting: str, height: float, theme: Theme) -> tuple[Figure, float]:
@@ -204,8 +218,7 @@ def _say_values(axes: Axes, places: Sequence[float], bars: Sequence[Bar], theme:
     longest = max(bar.value for bar in bars)
     for place, bar in zip(places, bars, strict=True):
         weight = "bold" if bar.is_ours else "normal"
-        said = _round_off(bar.value)
-        axes.text(bar.value + longest * 0.01, place, said, va="center", size=9, weight=weight, color=theme.text)
+        axes.text(bar.value + longest * 0.01, place, bar.words, va="center", size=9, weight=weight, color=theme.text)
 
 
 def _strip(axes: Axes, longest: float) -> None:
@@ -226,44 +239,42 @@ def _round_off(value: float) -> str:
 
 
 _COUNTS: Final = (1, 16, 64, 256)
+_LINES: Final = (
+    ("GET", "GET, {} connections", "webdis+redis always", "-", 1),
+    ("PUT, flushed", "PUT, flushed, {} connections", "webdis+redis always", "--", 1),
+    ("PUT, in memory", "PUT, in memory, {} connections", "webdis+redis none", ":", -1),
+)
+"""Name, case, whom it is compared with, how the line is drawn, and on which side of it its figures stand."""
 
 
 def _draw_connections(results: Results, theme: Theme) -> Figure | None:
-    cases = (("GET", "GET, {} connections"), ("PUT, flushed to disk", "PUT, flushed, {} connections"))
     lines = {
-        title: {
-            who: [results.median("connections", case.format(count), contender) for count in _COUNTS]
-            for who, contender in ((OURS, "kvserver"), (REDIS, "webdis+redis always"))
-        }
-        for title, case in cases
+        (name, dashes, side): [results.ratio("connections", case.format(count), peer) for count in _COUNTS]
+        for name, case, peer, dashes, side in _LINES
     }
-    if any(value is None for each in lines.values() for values in each.values() for value in values):
+    known = {key: ratios for key, values in lines.items() if len(ratios := [each for each in values if each]) == 4}
+    if not known:
         return None
-    title = "Requests a second, by the number of connections"
-    figure, top = _start(title, results.setting("connections"), 2.9, theme)
-    grid = figure.add_gridspec(1, 2, left=0.085, right=0.985, top=top - 0.08, bottom=0.12, wspace=0.2)
-    for at, (name, each) in enumerate(lines.items()):
-        _line_panel(figure.add_subplot(grid[at]), name, each, theme)
-    return figure
-
-
-def _line_panel(axes: Axes, title: str, lines: Mapping[str, Sequence[float | None]], theme: Theme) -> None:
-    most = max(value or 0.0 for values in lines.values() for value in values)
+    title = f"How many times as many requests a second as {REDIS}"
+    figure, top = _start(title, results.setting("connections"), 3.4, theme)
+    axes = figure.add_axes((0.06, 0.13, 0.76, top - 0.15))
     places = range(len(_COUNTS))
-    for who, values in lines.items():
-        colour = theme.ours if who == OURS else theme.soft
-        dashes = "-" if who == OURS else "--"
-        axes.plot(places, values, dashes, marker="o", markersize=4, color=colour, label=who, linewidth=2)
-    axes.set_title(title, pad=8)
+    axes.axhline(1, color=theme.soft, linewidth=1)
+    for (name, dashes, side), ratios in known.items():
+        colour = theme.ours if name == "GET" else theme.text
+        axes.plot(places, ratios, dashes, marker="o", markersize=4, color=colour, linewidth=2)
+        near: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        axes.annotate(name, (places[-1], ratios[-1]), xytext=(14, 6 * side), size=9, **near)
+        for place, ratio in zip(places, ratios, strict=True):
+            axes.annotate(f"{ratio:.1f}", (place, ratio), xytext=(0, 9 * side), ha="center", size=8, **near)
     axes.set_xticks(places, [str(count) for count in _COUNTS])
     axes.set_xlabel("connections", size=9, labelpad=2)
-    axes.set_ylim(0, most * 1.08)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if value else "0")
+    axes.set_ylim(0, max(max(ratios) for ratios in known.values()) * 1.15)
     axes.tick_params(labelsize=9, length=0)
     axes.yaxis.grid(True)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="upper left" if title != "GET" else "lower right", labelcolor=theme.text)
+    return figure
 
 
 _EVERYDAY: Final = (
@@ -304,7 +315,7 @@ def _draw_everyday(results: Results, theme: Theme) -> Figure | None:
     places = range(len(rows))[::-1]
     sides = ((OURS, _PAIR / 2, theme.ours, 1), (f"{REDIS} (its command)", -_PAIR / 2, theme.peer, 2))
     for label, aside, colour, column in sides:
-        bars = [Bar(label, float(row[column]), label == OURS) for row in rows]
+        bars = [Bar(label, row[column], _round_off(row[column]), label == OURS) for row in rows]
         at = [place + aside for place in places]
         axes.barh(at, [bar.value for bar in bars], height=_PAIR * 0.92, color=colour, label=label)
         _say_values(axes, at, bars, theme)

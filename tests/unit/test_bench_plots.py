@@ -51,7 +51,7 @@ def test_a_plot_says_who_is_compared_how_much_and_on_what(get: Findings) -> None
     drawn = draw(Results([made_up(get=get)]))
     assert drawn.keys() == {"peers.light.svg", "peers.dark.svg"}
     said = words(drawn["peers.light.svg"])
-    for text in ("kvserver", "65,300", "Webdis + Redis, no log", "9,480", "GET, requests a second"):
+    for text in ("kvserver", "1 (65,300/s)", "Webdis + Redis, no log", "0.15", "GET"):
         assert text in said
     told = " ".join(said)
     assert "2 x Some CPU, 24 GiB, shared with the load generator; medians of 2 rounds." in told
@@ -66,6 +66,15 @@ def test_a_plot_is_the_same_each_time_and_runs_nothing(get: Findings) -> None:
         assert not re.search(rb"<script|<image|href=\"http|\b20\d\d-\d\d", plot)
 
 
+def test_bars_are_of_the_ratios_of_neighbours(get: Findings) -> None:
+    """Rates vary with what else the machine does: a contender's best rounds may be those in which it had it alone."""
+    rounds = {"kvserver": [{"ops/s": 10.0}, {"ops/s": 30.0}, {"ops/s": 40.0}]}
+    rounds["etcd"] = [{"ops/s": 20.0}, {"ops/s": 15.0}, {"ops/s": 80.0}]
+    get.add("PUT, flushed", rounds)
+    said = words(draw(Results([made_up(get=Findings(), put=get)]))["peers.light.svg"])
+    assert "1 (30/s)" in said and "2" in said
+
+
 def test_what_lacks_a_peer_is_not_plotted() -> None:
     alone = Findings()
     alone.add("GET hit", {"kvserver": [{"ops/s": 1.0}]})
@@ -77,7 +86,7 @@ def test_millions_are_words() -> None:
     case = "100 readers, as fast as it goes"
     rounds = {"kvserver": [{"deliveries/s": 5.512e6}], "webdis+redis none, PUBLISH": [{"deliveries/s": 304_600.0}]}
     feed.add(case, rounds)
-    assert {"5.51 million", "305,000"} <= set(words(draw(Results([made_up(feed=feed)]))["peers.light.svg"]))
+    assert {"1 (5.51 million/s)", "0.055"} <= set(words(draw(Results([made_up(feed=feed)]))["peers.light.svg"]))
 
 
 def test_the_manual_shows_what_the_kept_results_say() -> None:
