@@ -6,6 +6,7 @@ import falcon.asgi
 
 from kvserver.access.tickets import Tickets
 from kvserver.console import files as console
+from kvserver.description.pictures import read_pictures
 from kvserver.description.resources import (
     ChapterPage,
     ConsoleFiles,
@@ -14,6 +15,7 @@ from kvserver.description.resources import (
     Error,
     Errors,
     OpenAPI,
+    Pictures,
     Reference,
     Root,
     SdkFiles,
@@ -66,6 +68,7 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.OPENAPI, OpenAPI(context.tokens))
     routes.add_route(target.DOCS, Docs())
     routes.add_route(target.CHAPTER, ChapterPage())
+    routes.add_route(target.PICTURE, Pictures(read_pictures()))
     routes.add_route(target.REFERENCE, Reference())
     routes.add_route(target.SEARCH, SearchIndex())
     routes.add_route(target.ERRORS, Errors())

@@ -19,7 +19,7 @@ export function axisEnd(value) {
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((end) => end >= value * 0.999999);
 }
 
-/** A chart of the last `length` points. */
+/** A chart of the last `length` points, `seconds` apart; of as many minutes as there are points for. */
 export class Chart {
   #points = [];
 
@@ -32,6 +32,7 @@ export class Chart {
     const grid = [1, HEIGHT / 2, HEIGHT - 1].map((y) => svg("line", { x1: 0, x2: WIDTH, y1: y, y2: y, class: "grid" }));
     const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...grid, ...this.lines);
     this.scale = h("span", { class: "scale" });
+    this.time = h("span", { class: "scale time" });
     this.legend = series.map(({ name }, at) => {
       const value = h("b", {}, "–");
       return { value, item: h("li", { class: ["one", "two", "three", "four"][at] }, h("span", { class: "swatch" }), `${name} `, value) };
@@ -43,7 +44,7 @@ export class Chart {
       "figure",
       { class: "chart", "aria-labelledby": id },
       h("figcaption", { id }, title),
-      h("div", { class: "drawing" }, drawing, this.scale),
+      h("div", { class: "drawing" }, drawing, this.scale, this.time),
       h("ul", { class: "legend" }, ...this.legend.map(({ item }) => item)),
       this.details,
     );
@@ -62,13 +63,17 @@ export class Chart {
 
   #paint() {
     const all = this.series.map(({ of }) => this.#points.map(of));
-    const most = axisEnd(Math.max(this.end, ...all.flat().filter((value) => value !== null)));
+    const values = all.flat().filter((value) => value !== null);
+    const most = axisEnd(Math.max(this.end, ...values) * 1.2); // so that no line runs behind the words above
     this.scale.textContent = this.format(most);
+    const minutes = Math.max(1, Math.ceil(((this.#points.length - 1) * this.seconds) / 60));
+    const width = Math.min(this.length, (minutes * 60) / this.seconds + 1);
+    this.time.textContent = minutes === 1 ? "last minute" : `last ${minutes} min`;
     all.forEach((values, at) => {
-      const start = this.length - values.length;
+      const start = width - values.length;
       const points = values.flatMap((value, place) => {
         if (value === null) return [];
-        const x = ((start + place) * WIDTH) / (this.length - 1);
+        const x = ((start + place) * WIDTH) / (width - 1);
         return [`${x.toFixed(1)},${(HEIGHT - 1 - (value / most) * (HEIGHT - 2)).toFixed(1)}`];
       });
       this.lines[at].setAttribute("points", points.join(" "));

@@ -1,5 +1,6 @@
 // The view of the keys: a tree that is loaded page by page and kept right by the feed, and beside it one entry.
 
+import { FolderCounts } from "./counts.js";
 import { button, forbid, h } from "./dom.js";
 import { EntryPane } from "./entry.js";
 import { openRemoval } from "./remove.js";
@@ -18,6 +19,7 @@ const NARROW = matchMedia("(max-width: 44rem)");
 export class KeysView {
   #tree;
   #list;
+  #counts;
   #active = "";
   #reopen = new Set();
   #doubtful = new Set();
@@ -50,7 +52,17 @@ export class KeysView {
       make: () => this.#makeRow(),
       fill: (element, row) => this.#fillRow(element, row),
     });
+    this.#counts = new FolderCounts(
+      (prefix, limit) => this.#countUpTo(prefix, limit),
+      (node) => !this.box.hidden && this.#list.elementOf(node.id) !== null,
+      () => this.#list.paintSoon(),
+    );
     this.#listen(form);
+  }
+
+  async #countUpTo(prefix, limit) {
+    const { items, next } = await session.kv.page(prefix, { limit });
+    return { count: items.length, isAll: next === null };
   }
 
   #listen(form) {
@@ -241,6 +253,7 @@ export class KeysView {
       name.textContent = level.error ? `Not loaded: ${level.error}. Press to try again.` : "Loading …";
       [twist, life, size].forEach((part) => (part.textContent = ""));
       element.removeAttribute("aria-label");
+      element.removeAttribute("aria-description");
       element.removeAttribute("aria-expanded");
       if (!level.error && count === level.nodes.length) this.#loadLevel(level); // else the next page is here already
       return;
@@ -256,8 +269,11 @@ export class KeysView {
     element.setAttribute("aria-label", name.textContent);
     const expires = node.item?.expires;
     setText(life, expires ? spanText((expires - session.now()) / 1000) : "");
-    setText(size, node.isFolder ? "⋯" : sizeText(node.item.size));
-    element.title = showText(node.key);
+    const below = node.isFolder ? this.#counts.show(node) : null;
+    setText(size, node.isFolder ? (below?.text ?? "⋯") : sizeText(node.item.size));
+    if (below) element.setAttribute("aria-description", below.words);
+    else element.removeAttribute("aria-description");
+    element.title = below ? `${showText(node.key)}\n${below.words}` : showText(node.key);
   }
 
   /** Return what is told of a key below its folder: the rest of it, or a word where nothing is left. */

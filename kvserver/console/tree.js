@@ -25,6 +25,8 @@ class Node {
     this.level = null;
     this.isOpen = false;
     this.changedAt = 0;
+    /** What was counted below a folder, and when. */
+    this.known = null;
     this.id = `${isFolder ? "folder" : "key"}:${key}`;
   }
 }

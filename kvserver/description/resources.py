@@ -33,6 +33,8 @@ HTML = "text/html; charset=utf-8"
 JSON: Final = "application/json"
 REVALIDATE: Final = "no-cache"
 """Clients keep a file, and ask each time whether it is still the same: so a page imports what fits the server."""
+PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""That of a picture which is opened alone: it has styles of its own, and nothing in it runs."""
 TEXT = "text/plain; charset=utf-8"
 WELCOME = f"""\
 kvserver {__version__}: a key-value server with a live feed of every change.
@@ -127,7 +129,7 @@ class Docs:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the page; 304 if the client has it."""
-        await _give_page(req, resp, _make_chapter(START))
+        await _give_page(req, resp, _make_chapter(START), frame.POLICY_WITH_PICTURES)
 
     on_head = on_get
 
@@ -139,7 +141,7 @@ class ChapterPage:
         """200 with the page of that chapter; 304 if the client has it; 404 if there is no such chapter."""
         name = key.decode()
         if name != START and name in _read_manual():
-            await _give_page(req, resp, _make_chapter(name))
+            await _give_page(req, resp, _make_chapter(name), frame.POLICY_WITH_PICTURES)
         elif wants_page(req):
             resp.status = 404
             resp.content_type = HTML
@@ -147,6 +149,26 @@ class ChapterPage:
             resp.data = _make_missing_page()
         else:
             raise NoSuchResource(f"the manual has no chapter {name[:64]!r}; {DOCS} lists them")
+
+    on_head = on_get
+
+
+class Pictures:
+    """`/docs/pictures/{file}`"""
+
+    def __init__(self, files: Mapping[str, tuple[bytes, str]]) -> None:
+        """`files`: the content and the media type of each, by name."""
+        self._files = files
+
+    async def on_get(self, req: Request, resp: Response, key: bytes = b"") -> None:
+        """200 with the picture of that name; 304 if the client has it; 404 for other names."""
+        name = key.decode()
+        if name not in self._files:
+            raise NoSuchResource(f"the manual has no picture {name[:64]!r}")
+        content, kind = self._files[name]
+        resp.set_header("Cache-Control", REVALIDATE)
+        resp.set_header("Content-Security-Policy", PICTURE_POLICY)
+        await _answer_unless_known(req, resp, content, kind)
 
     on_head = on_get
 
@@ -259,9 +281,9 @@ class ConsoleFiles:
     on_head = on_get
 
 
-async def _give_page(req: Request, resp: Response, page: bytes) -> None:
+async def _give_page(req: Request, resp: Response, page: bytes, policy: str = frame.SECURITY_POLICY) -> None:
     resp.set_header("Cache-Control", REVALIDATE)
-    resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
+    resp.set_header("Content-Security-Policy", policy)
     await _answer_unless_known(req, resp, _name_address(req, page), HTML)
 
 

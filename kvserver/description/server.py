@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvserver.console.files import MEDIA_TYPES
-from kvserver.description import headers
+from kvserver.description import headers, pictures
 from kvserver.description.bodies import ref
 from kvserver.description.headers import LOCATION
 from kvserver.description.operations import HTML, JSON, OF_READS, TEXT, Content, ErrorClasses, Media, Operation, Success
@@ -20,6 +20,7 @@ _PAGE: Final[Content] = {HTML: TEXT}
 _FILES: Final[Content] = {file.media_type.partition(";")[0]: TEXT for file in FILES.values()}
 
 _FILES_OF_THE_CONSOLE: Final[Content] = {kind.partition(";")[0]: TEXT for kind in MEDIA_TYPES.values()}
+_PICTURES: Final[Content] = dict.fromkeys(pictures.MEDIA_TYPES.values(), TEXT)
 
 
 def _page_operation(
@@ -109,6 +110,7 @@ OPERATIONS: Final = (
     _page_operation(routes.OPENAPI, "This description", {JSON: Media({"type": "object"})}),
     _page_operation(routes.DOCS, "The manual: its start, which lists all chapters"),
     _page_operation(routes.CHAPTER, "One chapter of the manual", errors=(NoSuchResource,)),
+    _page_operation(routes.PICTURE, "A picture of the manual", _PICTURES, (NoSuchResource,)),
     _page_operation(routes.REFERENCE, "This description for people"),
     _page_operation(
         routes.SEARCH,

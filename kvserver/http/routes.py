@@ -33,6 +33,8 @@ WHOAMI: Final = "/v1/whoami"
 OPENAPI: Final = "/v1/openapi.json"
 DOCS: Final = "/docs/"
 CHAPTER: Final = "/docs/:chapter"
+PICTURES: Final = "/docs/pictures/"
+PICTURE: Final = "/docs/pictures/:file"
 REFERENCE: Final = "/docs/reference"
 SEARCH: Final = "/docs/search.json"
 ERRORS: Final = "/docs/errors/"
@@ -63,6 +65,7 @@ LABELS: Final = (
     OPENAPI,
     DOCS,
     CHAPTER,
+    PICTURE,
     REFERENCE,
     SEARCH,
     ERRORS,
@@ -123,7 +126,13 @@ _CALLED: Final = {
     "docs": OPENAPI,
 }
 """Names after `/v1/`, here or in other stores, and the route that is meant."""
-_BELOW: Final = {ERRORS.encode(): ERROR, DOCS.encode(): CHAPTER, SDK.encode(): SDK_FILE, CONSOLE.encode(): CONSOLE_FILE}
+_BELOW: Final = {
+    ERRORS.encode(): ERROR,
+    PICTURES.encode(): PICTURE,
+    DOCS.encode(): CHAPTER,
+    SDK.encode(): SDK_FILE,
+    CONSOLE.encode(): CONSOLE_FILE,
+}
 """Paths below which there is a page or file for each name; the first that fits counts."""
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")

@@ -3,6 +3,7 @@
 - `measure`, `report`: what is measured, as figures; tables of them. Pure.
 - `contenders`: servers that are started to be measured: ours, and peers that are installed.
 - `wrk`, `client`: load from `wrk`, and from Python where latencies of single requests count.
+- `plots`: pictures of them. Pure. `results`: the reports that the manual's plots are drawn from.
 - `parts`: what is measured; a row of its table is a choice of `--parts`.
 
 Nothing here is a test: no figure can fail. What else runs on the machine disturbs all of it, so contenders take turns,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -57,6 +59,8 @@ PARTS: Final = {
     "scale": Part("Workers and shards, 64 connections; the ratio is that of the default numbers.", scale),
 }
 
+PLOTTED: Final = ("get", "put", "feed", "connections", "everyday")
+
 
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -92,6 +96,19 @@ def _tree(_: click.Context, __: click.Parameter, path: Path | None) -> Path | No
     "everyday.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Where report.md and report.json go. Default: nowhere.")
+@click.option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where plots go, as SVG for light and for dark pages: of the parts "
+    + ", ".join(PLOTTED)
+    + ". Default: nowhere.",
+)
+@click.option(
+    "--redraw",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Measure nothing: plot what this report.json says. May be given several times.",
+)
 def main(
     parts: list[str],
     rounds: int,
@@ -100,7 +117,12 @@ def main(
     directory: Path | None,
     beside: Path | None,
     output: Path | None,
+    plots: Path | None,
+    redraw: Sequence[Path],
 ) -> None:
+    if redraw:
+        _plot([json.loads(path.read_text()) for path in redraw], plots)
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no contender outlives this process
     if why := wrk.missing():
         raise click.ClickException(why)
@@ -122,6 +144,25 @@ def main(
         sections = [report.section(name, PARTS[name].about, found) for name, found in findings.items()]
         (output / "report.md").write_text(report.markdown(facts, sections))
         (output / "report.json").write_text(report.as_json(facts, findings))
+    if plots is not None:
+        _plot([json.loads(report.as_json(facts, findings))], plots)
+
+
+def _plot(reports: list[dict[str, Any]], directory: Path | None) -> None:
+    """Write the plots of `reports`. Raises ClickException if matplotlib is missing, or the reports suffice for none."""
+    if directory is None:
+        raise click.UsageError("--redraw wants --plots, the directory where the plots go")
+    try:
+        from tests.bench import plots  # matplotlib is an extra
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"plots want {missing.name}: pip install '.[plots]'") from missing
+    drawn = plots.draw(plots.Results(reports))
+    if not drawn:
+        raise click.ClickException(f"nothing of what was measured is plotted; plots are of {', '.join(PLOTTED)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in drawn.items():
+        (directory / name).write_bytes(content)
+        _say(f"{directory / name}")
 
 
 def _run(part: Part, bench: Bench) -> Findings:

@@ -30,6 +30,7 @@ from kvserver.client import (
     DeleteOp,
     Entry,
     GetOp,
+    Grant,
     IncrOp,
     Item,
     KVError,
@@ -238,7 +239,8 @@ async def whoami(kv: AnyClient, args: Args) -> Any:
 
 @handler
 async def ticket(kv: AnyClient, args: Args) -> Any:
-    found = await result_of(kv.ticket(args["for"]))
+    asked = [Grant(each["prefix"], each["allow"]) for each in args["grants"]] if "grants" in args else None
+    found = await result_of(kv.ticket(args["for"], grants=asked, ttl=args.get("ttl")))
     return {"ticket": found.ticket, "expires": time_text(found.expires)}
 
 

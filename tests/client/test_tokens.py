@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from kvserver.access.grants import Verb
 from kvserver.access.tokenedit import add_token, change_file, new_token
-from tests.client.driver import Driver
+from tests.client.driver import Driver, Failed
 from tests.client.sdks import Sdk
-from tests.client.test_conformance import coded, put, value
+from tests.client.test_conformance import coded, moment, put, value
 from tests.system.harness import Server
 
 Asking = Callable[[str | None], Driver]
@@ -100,6 +101,31 @@ def test_a_token_of_a_prefix(asking: Asking, key: str) -> None:
     assert limited.fails("delete_prefix", prefix="", all=True).code == "forbidden"
     keys = [item["key"] for item in limited.ask("scan")["items"]]
     assert mine in keys and key not in keys
+
+
+def test_a_ticket_for_keys_hands_on_a_part_of_the_rights(asking: Asking, sdk: Sdk, server: Server, key: str) -> None:
+    grants = [{"prefix": "mine/a", "allow": ["read"]}, {"prefix": "mine/b", "allow": ["read", "write"]}]
+    put(asking("root"), f"mine/a{key}")
+    ticket = asking("limited").ask("ticket", grants=grants, ttl=60, **{"for": "kv"})
+    assert 50 < (moment(ticket["expires"]) - datetime.now(UTC)).total_seconds() <= 60.5
+    with Driver(sdk.command(), server.url, ticket["ticket"]) as page:
+        who = page.ask("whoami")
+        assert (who["name"], who["grants"]) == ("limited", grants)
+        assert value(page, f"mine/a{key}") == b"v"
+        put(page, f"mine/b{key}")
+        for refused in (f"mine/a{key}", f"mine/c{key}"):
+            assert page.fails("put", key=refused, value_base64="").code == "forbidden"
+
+
+def test_a_ticket_for_keys_wants_rights_that_are_there(asking: Asking) -> None:
+    def ask(prefix: str, *allow: str, **more: float) -> Failed:
+        grants = [{"prefix": prefix, "allow": list(allow)}]
+        return asking("limited").fails("ticket", grants=grants, **more, **{"for": "kv"})
+
+    assert ask("yours/", "read").code == "forbidden"
+    assert ask("mine/", "feed").code == "forbidden"
+    assert ask("mine/", "admin").code == "bad_request"
+    assert ask("mine/", "read", ttl=3601).code == "bad_request"
 
 
 def test_no_token_is_told(asking: Asking, tokens: dict[str, str], key: str) -> None:

@@ -35,6 +35,8 @@ ELSEWHERE: Final = {
 }
 """What cannot be run here, by its beginning, and what is done instead."""
 
+END: Final = "---end-of-what-a-command-printed---"
+
 
 def blocks(*documents: Path) -> list[tuple[str, str]]:
     """Return language and content of the code blocks of these documents, or of all."""
@@ -91,10 +93,10 @@ def new(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-def console_examples(document: Path) -> list[tuple[str, str]]:
-    """Return commands and what they print."""
+def console_examples(document: Path) -> list[list[tuple[str, str]]]:
+    """Return for each block its commands, which share a shell, and what they print."""
     texts = [text for language, text in blocks(document) if language == "console"]
-    return [pair for text in texts for pair in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)]
+    return [re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +105,12 @@ def console_examples(document: Path) -> list[tuple[str, str]]:
 def test_console_examples_print_what_the_document_says(server: Server, document: Path, tmp_path: Path) -> None:
     httpx.delete(f"{server.url}/keys", trust_env=False).raise_for_status()
     examples = console_examples(document)
-    assert len(examples) == document.read_text().count("\n$ ") > 0
-    for command, expected in examples:
-        quiet = command.replace("curl ", "curl -s ")
-        printed = shell(server, quiet, tmp_path, KVSERVER_DATA_DIR=str(server.data_dir))
-        assert printed.strip() == expected.strip(), command
+    assert sum(map(len, examples)) == document.read_text().count("\n$ ") > 0
+    for example in examples:
+        commands = [command.replace("curl ", "curl -s ") + f"\nprintf %s {END}" for command, _ in example]
+        printed = shell(server, "\n".join(commands), tmp_path, KVSERVER_DATA_DIR=str(server.data_dir))
+        for (command, expected), said in zip(example, printed.split(END), strict=False):
+            assert said.strip() == expected.strip(), command
 
 
 @contextmanager
@@ -212,10 +215,10 @@ def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_pat
         ["bash", "-c", make], env=environ(), cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
     server.start()
-    assert nothing == "" and json.loads(shell(server, ask, tmp_path, TOKEN=token))["code"] == "not_found"
+    assert nothing == "" and json.loads(shell(server, ask, tmp_path, KVSERVER_TOKEN=token))["code"] == "not_found"
     allowed = {"Authorization": f"Bearer {token}"}
     httpx.put(f"{server.url}/v1/kv/flags/beta", content="on", headers=allowed, trust_env=False).raise_for_status()
-    assert shell(server, ask, tmp_path, TOKEN=token) == "on"
+    assert shell(server, ask, tmp_path, KVSERVER_TOKEN=token) == "on"
 
 
 def test_the_file_of_tokens_can_be_read() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvserver.description.pictures import MEDIA_TYPES
 from tests.unit.test_layers import FLOORS, MODULES, PURE, ROOT, is_package
 
 CHAPTER = ROOT / "kvserver" / "manual" / "internals.md"
@@ -123,8 +124,26 @@ def test_the_chapter_is_laid_out_for_terminals() -> None:
     assert [line for line in TEXT.splitlines() if len(line) > 120 or line != line.rstrip()] == []
 
 
+PICTURES = CHAPTER.parent / "pictures"
+
+
 def test_the_manual_is_no_python_package() -> None:
-    assert {path.suffix for path in CHAPTER.parent.iterdir()} == {".md"}
+    assert {path.suffix for path in CHAPTER.parent.iterdir() if path != PICTURES} == {".md"}
+    assert {path.suffix for path in PICTURES.iterdir()} <= MEDIA_TYPES.keys()
+
+
+def test_every_picture_is_shown_and_has_its_dark_one() -> None:
+    """A picture that no page shows is weight in every installation."""
+    texts = "".join(path.read_text() for path in (ROOT / "README.md", *sorted(CHAPTER.parent.glob("*.md"))))
+    shown = set(re.findall(r"pictures/([\w.-]+)", texts))
+    there = {path.name for path in PICTURES.iterdir()}
+    assert there == shown | {name.replace(".light.", ".dark.") for name in shown}
+
+
+def test_pictures_are_light() -> None:
+    sizes = {path.name: path.stat().st_size for path in PICTURES.iterdir()}
+    assert {name: size for name, size in sizes.items() if size >= (60 if name.endswith(".svg") else 200) << 10} == {}
+    assert sum(sizes.values()) < 2 << 20
 
 
 def test_the_layers_are_the_floors_in_their_order() -> None:

@@ -58,7 +58,8 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
                 f"{settings.resolved_run_dir()}: name its own with --run-dir"
             )
         elif not release_maps:
-            raise CommandRefused(f"no server runs on the store in {settings.data_dir}")
+            where = f"no server runs on the store in {settings.data_dir}"
+            raise CommandRefused(f"{where}; `kvserver stores` lists those that run")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
             print_line(f"{size_text(_release_maps(settings, places))} of maps were freed")
         if of_all:

@@ -30,6 +30,8 @@ SECURITY_POLICY: Final = (
     "trusted-types 'none'"
 )
 """The Content-Security-Policy of the pages: their own style sheet and script run, and they fetch from this server."""
+POLICY_WITH_PICTURES: Final = f"{SECURITY_POLICY}; img-src 'self'"
+"""That of the manual's chapters, which show pictures of this server too."""
 
 PLACES: Final = (
     (DOCS, "Manual"),

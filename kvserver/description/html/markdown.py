@@ -19,6 +19,9 @@ from kvserver.description.operations import EXAMPLE_URL
 
 _ENDING: Final = ".md"
 _START: Final = "index"
+_PICTURES: Final = "pictures/"
+_LIGHT, _DARK = ".light.", ".dark."
+"""What the names of two pictures of the same differ in; a chapter names the light one."""
 _NOT_OF_ANCHORS: Final = re.compile(r"[^\w\- ]")
 _LABELS: Final = {"console": "Commands and what they print", "sh": "Commands", "": "Text"}
 _LEVELS: Final = ("h2", "h3")
@@ -64,6 +67,8 @@ def render_chapter(source: str, above: str) -> Chapter:
         for child in token.children or ():
             if child.type == "link_open":
                 child.attrSet("href", find_page(str(child.attrGet("href")), above))
+            elif child.type == "image":
+                child.attrSet("src", find_picture(str(child.attrGet("src")), above))
     body = [token for token in tokens if token.tag != "h1" and not token.meta.get("title")]
     return Chapter(sections[0].heading, _parser().renderer.render(body, _parser().options, {}), sections)
 
@@ -75,6 +80,11 @@ def find_page(target: str, above: str) -> str:
         return target
     name = path.removesuffix(_ENDING)
     return above + ("" if name == _START else name) + mark + anchor
+
+
+def find_picture(target: str, above: str) -> str:
+    """Return the address of a picture of a chapter."""
+    return above + target if target.startswith(_PICTURES) else target
 
 
 def list_chapters(source: str) -> list[Entry]:
@@ -136,6 +146,7 @@ def _parser() -> MarkdownIt:
         ("fence", _render_fence),
         ("code_block", _render_fence),
         ("code_inline", _render_code),
+        ("image", _render_picture),
         ("heading_close", _render_heading_end),
         ("table_open", _render_table_start),
         ("table_close", _render_table_end),
@@ -154,6 +165,17 @@ def _render_code(_: Any, tokens: Sequence[Token], index: int, *rest: Any) -> str
     content = tokens[index].content
     shown = escape(content, quote=False)
     return f"<code>{shown.replace(':', '&#58;') if content == EXAMPLE_URL else shown}</code>"
+
+
+def _render_picture(_: Any, tokens: Sequence[Token], index: int, *rest: Any) -> str:
+    """Render a picture, and the dark one of the same for who prefers that."""
+    token = tokens[index]
+    source, told = escape(str(token.attrGet("src"))), escape(_plain(token))
+    shown = f'<img src="{source}" alt="{told}">'
+    if _LIGHT not in source:
+        return shown
+    dark = source.replace(_LIGHT, _DARK)
+    return f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">{shown}</picture>'
 
 
 def _render_heading_end(_: Any, tokens: Sequence[Token], index: int, *rest: Any) -> str:

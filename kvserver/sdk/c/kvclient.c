@@ -4164,21 +4164,13 @@ static int is_ticket(const json_t *document)
     return ticket && *ticket && json_is_string(json_object_get(document, "expires"));
 }
 
-kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32])
+/* Ask for a ticket with `request`, which becomes this function's own; NULL: it could not be made, for `wrong`. */
+static kv_status ask_for_ticket(kv_client *client, json_t *request, const char *wrong, char **ticket, char expires[32])
 {
-    struct call call;
-    json_t *request, *document = NULL;
-    char *body;
+    struct call call = call_at("POST", "/v1/tickets");
+    json_t *document = NULL;
+    char *body = request ? json_dumps(request, JSON_COMPACT) : NULL;
     kv_status status;
-    if (ticket)
-        *ticket = NULL;
-    if (expires)
-        expires[0] = '\0';
-    if (lacks(client, "purpose", !purpose) || lacks(client, "ticket", !ticket) || lacks(client, "expires", !expires))
-        return KV_INVALID;
-    call = call_at("POST", "/v1/tickets");
-    request = json_pack("{s:s}", "for", purpose);
-    body = request ? json_dumps(request, JSON_COMPACT) : NULL;
     clear_error(&client->error);
     call.kind = READ; /* a ticket that nobody gets is harmless */
     if (body) {
@@ -4186,7 +4178,7 @@ kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char 
         status = finish_for_json(client, &call, is_ticket, &document);
     } else {
         call_free(&call);
-        status = bad_request(&client->error, "bad_request", "the purpose of a ticket is \"websocket\" or \"sse\"");
+        status = bad_request(&client->error, "bad_request", wrong);
     }
     if (status == KV_OK) {
         copy_member(expires, 32, document, "expires");
@@ -4198,6 +4190,73 @@ kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char 
     json_decref(request);
     json_decref(document);
     return status;
+}
+
+/* Whether arguments are missing that a ticket is answered in; both are emptied. */
+static int lacks_room(kv_client *client, char **ticket, char expires[32])
+{
+    if (ticket)
+        *ticket = NULL;
+    if (expires)
+        expires[0] = '\0';
+    return lacks(client, "ticket", !ticket) || lacks(client, "expires", !expires);
+}
+
+kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32])
+{
+    if (lacks_room(client, ticket, expires) || lacks(client, "purpose", !purpose))
+        return KV_INVALID;
+    return ask_for_ticket(client, json_pack("{s:s}", "for", purpose),
+                          "the purpose of a ticket is \"websocket\" or \"sse\"", ticket, expires);
+}
+
+/* Return the words of a text with commas between them; NULL if they are not UTF-8. */
+static json_t *words_of(const char *text)
+{
+    json_t *words = json_array();
+    while (words) {
+        size_t length = strcspn(text, ",");
+        if (json_array_append_new(words, json_stringn(text, length))) {
+            json_decref(words);
+            return NULL;
+        }
+        if (!text[length])
+            break;
+        text += length + 1;
+    }
+    return words;
+}
+
+/* Return grants as the server wants them; NULL if a prefix or a word is missing or not UTF-8. */
+static json_t *grants_of(const kv_grant *grants, size_t count)
+{
+    json_t *found = json_array();
+    size_t at;
+    for (at = 0; found && at < count; at++) {
+        const kv_grant *grant = &grants[at];
+        json_t *each = grant->prefix && grant->allow ? json_pack("{s:s, s:o}", "prefix", grant->prefix, "allow",
+                                                                 words_of(grant->allow)) : NULL;
+        if (json_array_append_new(found, each)) {
+            json_decref(found);
+            return NULL;
+        }
+    }
+    return found;
+}
+
+kv_status kv_ticket_for_keys(kv_client *client, const kv_grant *grants, size_t count, double seconds, char **ticket,
+                             char expires[32])
+{
+    json_t *request;
+    if (lacks_room(client, ticket, expires) || lacks(client, "grants", !grants && count))
+        return KV_INVALID;
+    request = json_pack("{s:s, s:o}", "for", "kv", "grants", grants_of(grants, count));
+    if (request && seconds != 0 && json_object_set_new(request, "ttl", json_real(seconds))) {
+        json_decref(request);
+        request = NULL;
+    }
+    return ask_for_ticket(client, request, "the grants of a ticket are prefixes and words in UTF-8, its time a number",
+                          ticket, expires);
 }
 
 /* ============================================================================= 20 MemoryKV's functions =========== */

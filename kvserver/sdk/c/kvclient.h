@@ -495,6 +495,17 @@ kv_status kv_ready(kv_client *client);
 /* Get a ticket with which a browser opens one feed. `purpose`: "websocket" or "sse". Free with kv_free. */
 kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32]);
 
+/* A part of a token's rights. */
+typedef struct kv_grant {
+    const char *prefix; /* of the keys; "": all */
+    const char *allow;  /* of "read", "write" and "feed" those that are granted, with commas between them: "read,feed" */
+} kv_grant;
+
+/* Get a ticket that a browser sends as a token, to keys and feeds. `grants`: a part of this client's own rights.
+ * `seconds`: how long it is good, 1 to 3600; 0: 300. Free it with kv_free. */
+kv_status kv_ticket_for_keys(kv_client *client, const kv_grant *grants, size_t count, double seconds, char **ticket,
+                             char expires[32]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,6 +3,7 @@
 #include "kvclient.h"
 #include "libMemoryKV.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ static void check(int line, int is_right)
 #define REFUSED(text, call)                                                                                            \
     check(__LINE__, (call) == KV_INVALID && kv_last_error(kv)->status == KV_INVALID &&                                 \
                         kv_last_error(kv)->half == KV_REFUSED && !strcmp(kv_last_error(kv)->detail, text))
+#define WRONG_GRANTS "the grants of a ticket are prefixes and words in UTF-8, its time a number"
 #define IS(truth) check(__LINE__, truth)
 
 static int stop(const kv_item *item, void *user)
@@ -199,12 +201,19 @@ static void lists_and_feeds(void)
 static void servers(void)
 {
     char *text, expires[32];
+    kv_grant half = {"a", NULL}, bytes = {"\xff", "read"}, whole = {"a", "read,feed"};
     REFUSED("json is NULL", kv_server_status(kv, NULL));
     REFUSED("json is NULL", kv_whoami(kv, NULL));
     REFUSED("purpose is NULL", kv_ticket(kv, NULL, &text, expires));
     IS(!text && !*expires);
     REFUSED("ticket is NULL", kv_ticket(kv, "sse", NULL, expires));
     REFUSED("expires is NULL", kv_ticket(kv, "sse", &text, NULL));
+    REFUSED("grants is NULL", kv_ticket_for_keys(kv, NULL, 1, 0, &text, expires));
+    REFUSED(WRONG_GRANTS, kv_ticket_for_keys(kv, &half, 1, 0, &text, expires));
+    REFUSED(WRONG_GRANTS, kv_ticket_for_keys(kv, &bytes, 1, 0, &text, expires));
+    REFUSED(WRONG_GRANTS, kv_ticket_for_keys(kv, &whole, 1, NAN, &text, expires));
+    IS(!text && !*expires);
+    REFUSED("ticket is NULL", kv_ticket_for_keys(kv, &whole, 1, 0, NULL, expires));
 }
 
 static void without_client(void)
@@ -235,6 +244,7 @@ static void without_client(void)
     IS(kv_wal(NULL, stop_line, NULL) == KV_INVALID && kv_ping(NULL, &seconds) == KV_INVALID);
     IS(kv_server_status(NULL, &text) == KV_INVALID && kv_whoami(NULL, &text) == KV_INVALID);
     IS(kv_ready(NULL) == KV_INVALID && kv_ticket(NULL, "sse", &text, expires) == KV_INVALID);
+    IS(kv_ticket_for_keys(NULL, NULL, 0, 0, &text, expires) == KV_INVALID);
     kv_batch_free(batch);
     kv_close(NULL);
     kv_free(NULL);

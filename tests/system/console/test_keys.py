@@ -83,7 +83,7 @@ def test_a_folder_of_a_hundred_thousand_keys_opens_and_scrolls(server: Server, o
     page.get_by_role("treeitem", name="many/").click()
     expect(page.get_by_role("treeitem", name="000000")).to_be_visible()
     expect(page.locator(".entry")).to_contain_text("100,000 keys below this folder")
-    lists = [url for url in asked if "/v1/kv?" in url and "count" not in url]
+    lists = [url for url in asked if "delimiter=" in url]
     assert len(lists) == 1, "one page, until somebody scrolls"
     tree = page.locator(".tree")
     for _ in range(5):
@@ -97,6 +97,26 @@ def test_a_folder_of_a_hundred_thousand_keys_opens_and_scrolls(server: Server, o
     page.get_by_role("searchbox", name="Find keys").fill("many/0999")
     expect(page.get_by_role("treeitem", name="099900")).to_be_visible()
     expect(page.locator(".browse .told")).to_have_text("100 keys")
+
+
+def test_folders_in_sight_are_counted_up_to_a_bound(server: Server, open_console: Open) -> None:
+    load(server, {f"many/{at:05}/x": "x" for at in range(1001)} | {f"full/{at:04}": "x" for at in range(1000)})
+    load(server, {"few/a": "x", "few/deep/b": "x", "other": "y"})
+    page, asked = open_console(server), list[str]()
+    for folder, count in (("many/", "1,000+"), ("full/", "1,000"), ("few/", "2")):
+        row = page.get_by_role("treeitem", name=folder, exact=True)
+        expect(row.locator(".size")).to_have_text(count)
+    page.on("request", lambda request: asked.append(request.url))
+    row = page.get_by_role("treeitem", name="few/", exact=True)
+    expect(row).to_have_attribute("aria-description", "2 keys")
+    load(server, {"few/c": "x"})
+    expect(row.locator(".size")).to_have_text("3")
+    page.get_by_role("treeitem", name="many/").locator(".twist").click()
+    expect(page.get_by_role("treeitem", name="00000/", exact=True).locator(".size")).to_have_text("1")
+    page.wait_for_load_state("networkidle")
+    counted = [url for url in asked if "/v1/kv?" in url and "delimiter=" not in url]
+    assert all("limit=1000" in url and "values=true" not in url for url in counted)
+    assert len(counted) < 60, "only those in sight"
 
 
 def test_keys_and_values_are_text_whatever_they_are(server: Server, open_console: Open) -> None:

@@ -801,7 +801,25 @@ static void do_repeat(const json_t *args)
 static void do_ticket(const json_t *args)
 {
     char *ticket, expires[32];
-    if (kv_ticket(kv, text_of(args, "for"), &ticket, expires) == KV_OK)
+    const json_t *asked = json_object_get(args, "grants");
+    kv_grant grants[8] = {{0}};
+    char allow[8][64] = {{0}};
+    size_t at, count = json_array_size(asked);
+    kv_status status;
+    for (at = 0; at < count && at < 8; at++) {
+        const json_t *grant = json_array_get(asked, at), *word;
+        size_t place;
+        json_array_foreach(json_object_get(grant, "allow"), place, word)
+            snprintf(allow[at] + strlen(allow[at]), sizeof allow[at] - strlen(allow[at]), "%s%s", place ? "," : "",
+                     json_string_value(word));
+        grants[at].prefix = text_of(grant, "prefix");
+        grants[at].allow = allow[at];
+    }
+    if (asked)
+        status = kv_ticket_for_keys(kv, grants, count, json_number_value(json_object_get(args, "ttl")), &ticket, expires);
+    else
+        status = kv_ticket(kv, text_of(args, "for"), &ticket, expires);
+    if (status == KV_OK)
         ok(json_pack("{s:s, s:o}", "ticket", ticket, "expires", optional(expires)));
     else
         fail();

@@ -140,7 +140,7 @@ const VERBS = {
     return { seconds: (performance.now() - begun) / 1000 };
   },
   whoami: (kv) => kv.whoami(),
-  ticket: (kv, args) => kv.ticket(args.for),
+  ticket: (kv, args) => kv.ticket(args.for, { grants: args.grants, ttl: args.ttl }),
 };
 
 const CHANGES = {

@@ -53,7 +53,7 @@ pub use crate::core::errors::{ConfigError, Error, Gap, NotAnswered, OutcomeUnkno
 pub use crate::core::feed::{OnGap, Transport};
 pub use crate::core::lists::{DeletePrefix, List};
 pub use crate::core::model::{
-    Deleted, Entry, Exchanged, IfChanged, Item, Meta, Page, Patched, Revision, Status, Ticket, Written,
+    Deleted, Entry, Exchanged, Grant, IfChanged, Item, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 pub use crate::core::replica::{Entries, MirrorState};
 pub use crate::core::requests::{Atomic, Exchange, MirrorRequest, Put, WatchRequest};

@@ -6,13 +6,14 @@ import gzip
 import json
 
 from kvserver.console import files as console
-from kvserver.description import openapi
+from kvserver.description import openapi, pictures
 from kvserver.description.html import frame
 from kvserver.sdk.files import FILES
 from shards.wire.errors import ERRORS
 from tests.api.web import Web, request, scenario
 
-PAGES = ("/docs/", "/docs/keys", "/docs/reference", "/docs/errors/", "/docs/errors/not_found", "/sdk/")
+CHAPTERS = ("/docs/", "/docs/keys")
+PAGES = (*CHAPTERS, "/docs/reference", "/docs/errors/", "/docs/errors/not_found", "/sdk/")
 
 
 @scenario
@@ -48,7 +49,8 @@ async def test_pages(web: Web) -> None:
     for path in PAGES:
         answer = await web.ask(request("GET", path + "?whatever"))
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert answer.headers["content-security-policy"] == frame.SECURITY_POLICY
+        policy = frame.POLICY_WITH_PICTURES if path in CHAPTERS else frame.SECURITY_POLICY
+        assert answer.headers["content-security-policy"] == policy
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-cache"
     for code in ERRORS:
@@ -66,6 +68,23 @@ async def test_pages(web: Web) -> None:
     ):
         assert (await web.ask(request("GET", nothing))).status == 404
     assert web.shards.seen == []
+
+
+@scenario
+async def test_pictures_of_the_manual(web: Web) -> None:
+    assert "img-src" not in frame.SECURITY_POLICY, "pages without pictures load none"
+    for name, (content, kind) in pictures.read_pictures().items():
+        whole = await web.ask(request("GET", f"/docs/pictures/{name}"))
+        assert (whole.status, whole.body, whole.headers["content-type"]) == (200, content, kind)
+        assert (whole.headers["cache-control"], whole.headers["x-content-type-options"]) == ("no-cache", "nosniff")
+        assert "script" not in whole.headers["content-security-policy"]
+        known = await web.ask(request("GET", f"/docs/pictures/{name}", f"If-None-Match: {whole.headers['etag']}"))
+        assert (known.status, known.body) == (304, b"")
+        refused = await web.ask(request("PUT", f"/docs/pictures/{name}", body=b"x"))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET,HEAD")
+    for name in ("", "x", "../keys.md", "../keys.svg", "get.light", "%2e%2e/keys.md"):
+        answer = await web.ask(request("GET", f"/docs/pictures/{name}", "Accept: application/problem+json"))
+        assert (answer.status, json.loads(answer.body)["code"]) == (404, "no_such_resource")
 
 
 @scenario
@@ -180,6 +199,7 @@ async def test_each_path_knows_the_methods_that_are_described(web: Web) -> None:
         path = template.replace("{key}", "k").replace("{prefix}", "p").replace("{code}", "not_found")
         path = path.replace("{file}", "client.js").replace("{chapter}", "keys")
         path = path.replace("/console/client.js", "/console/app.js")
+        path = path.replace("/docs/pictures/client.js", f"/docs/pictures/{next(iter(pictures.read_pictures()))}")
         allow = (await web.ask(request("OPTIONS", path))).headers["allow"].lower().split(",")
         if template == "/wal":
             allow.remove("head")  # it is refused with a word of its own

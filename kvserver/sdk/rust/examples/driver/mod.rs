@@ -5,7 +5,7 @@
 
 use base64::prelude::{Engine, BASE64_STANDARD};
 use kvserver_client::{
-    Change, DeletePrefix, Entry, Error, Expiry, IfChanged, Item, List, Next, OnGap, Op, OpResult, Transport, Value,
+    Change, DeletePrefix, Entry, Error, Expiry, Grant, IfChanged, Item, List, Next, OnGap, Op, OpResult, Transport, Value,
 };
 use serde_json::{json, Value as Json};
 use std::io::Write;
@@ -291,7 +291,12 @@ async fn reads(client: &Client, verb: &str, args: &Json) -> Reply {
             json!({"seconds": begun.elapsed().as_secs_f64()})
         }
         "ticket" => {
-            let ticket = wait!(client.ticket(text(args, "for")))?;
+            let ticket = if args["grants"].is_array() {
+                let grants: Vec<Grant> = serde_json::from_value(args["grants"].clone()).expect("grants");
+                wait!(client.ticket_for_keys(&grants, args["ttl"].as_f64().map(Duration::from_secs_f64)))?
+            } else {
+                wait!(client.ticket(text(args, "for")))?
+            };
             json!({"ticket": ticket.ticket, "expires": ticket.expires})
         }
         _ => return Err(Answer::Unsupported),

@@ -19,7 +19,7 @@ use crate::core::errors::ConfigError;
 use crate::core::errors::Error;
 use crate::core::lists::{DeletePrefix, List};
 use crate::core::model::{
-    Deleted, Entry, Exchanged, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
+    Deleted, Entry, Exchanged, Grant, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 use crate::core::options::{client_setters, Options, Settings};
 use crate::core::requests::{Atomic, Exchange, MirrorRequest, Put, WatchRequest};
@@ -420,6 +420,15 @@ impl Client {
     /// As [`get`](Self::get).
     pub async fn ticket(&self, purpose: &str) -> Result<Ticket> {
         self.context.ticket(purpose).await
+    }
+
+    /// Return a ticket that a browser sends as a token, to keys and feeds: with `grants`, a part of this client's own
+    /// rights, for `ttl`, from 1 s to an hour; without it for 5 minutes.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); `bad_request` if the server takes no such grants, `forbidden` if they are not this client's.
+    pub async fn ticket_for_keys(&self, grants: &[Grant], ttl: Option<Duration>) -> Result<Ticket> {
+        self.context.ticket_for_keys(grants, ttl).await
     }
 }
 

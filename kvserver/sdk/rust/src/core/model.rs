@@ -2,7 +2,7 @@
 
 use crate::core::time::Timestamp;
 use serde::de::DeserializeOwned;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::str::Utf8Error;
 
 /// A place in the store's one history: comparable across keys, growing, never given twice to a key.
@@ -162,14 +162,30 @@ pub struct Deleted {
     pub cut: Revision,
 }
 
-/// A permission to open one stream from a browser.
+/// A password that a browser sends in place of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Ticket {
-    /// The secret, sent as `?ticket=`.
+    /// The secret: sent as `?ticket=` to open a stream, as a token if it is for keys.
     pub ticket: String,
     /// Until when it is good, as the server says it.
     pub expires: String,
+}
+
+/// A part of a token's rights: what is allowed on the keys that start with a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// What the keys start with; empty for all.
+    pub prefix: String,
+    /// Of `read`, `write` and `feed` those that are granted.
+    pub allow: Vec<String>,
+}
+
+impl Grant {
+    /// Allow these verbs, of `read`, `write` and `feed`, below a prefix.
+    pub fn new<'v>(prefix: &str, allow: impl IntoIterator<Item = &'v str>) -> Self {
+        Self { prefix: prefix.to_owned(), allow: allow.into_iter().map(str::to_owned).collect() }
+    }
 }
 
 /// What is running: the answer of `/v1/status`.

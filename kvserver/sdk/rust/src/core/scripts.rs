@@ -7,7 +7,7 @@ use crate::core::codes;
 use crate::core::errors::{Error, OutcomeUnknown};
 use crate::core::lists::{DeletePrefix, List};
 use crate::core::model::{
-    Deleted, Entry, Exchanged, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
+    Deleted, Entry, Exchanged, Grant, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 use crate::core::options::Options;
 use crate::core::paths::{key_path, with_query};
@@ -422,7 +422,19 @@ impl<S: Shell> Context<S> {
     }
 
     pub(crate) async fn ticket(&self, purpose: &str) -> Result<Ticket, Error> {
-        let body = serde_json::json!({"for": purpose}).to_string().into_bytes();
+        self.ask_for_ticket(serde_json::json!({"for": purpose})).await
+    }
+
+    pub(crate) async fn ticket_for_keys(&self, grants: &[Grant], ttl: Option<Duration>) -> Result<Ticket, Error> {
+        let mut asked = serde_json::json!({"for": "kv", "grants": grants});
+        if let Some(ttl) = ttl {
+            asked["ttl"] = ttl.as_secs_f64().into();
+        }
+        self.ask_for_ticket(asked).await
+    }
+
+    async fn ask_for_ticket(&self, asked: Json) -> Result<Ticket, Error> {
+        let body = asked.to_string().into_bytes();
         let call = Call::read(Method::POST, "/v1/tickets".to_owned()).with_body(body);
         let call = call.with("content-type", "application/json")?;
         let answer = self.run(&call).await?;

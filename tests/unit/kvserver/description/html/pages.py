@@ -27,11 +27,12 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "input"):
+        if tag not in ("meta", "input", "img", "source"):
             self.open.append(tag)
         self.names[tag] += 1
         for name, value in attrs:
-            assert (value is None) == (name == "hidden") and not name.startswith("on") and name not in ("src", "style")
+            assert (value is None) == (name == "hidden") and not name.startswith("on") and name != "style"
+            assert name not in ("src", "srcset") or str(value).startswith("/docs/pictures/")
             if value is not None and name == "id":
                 self.ids.append(value)
             if value is not None and name == "href":

@@ -61,6 +61,24 @@ def test_links_lead_to_pages(target: str, page: str) -> None:
     assert f'href="{page}"' in render_chapter(f"# A\n\n[b]({target})\n", "/docs/").content
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            "![A `b` <c>](pictures/d.light.svg)",
+            '<picture><source srcset="/docs/pictures/d.dark.svg" media="(prefers-color-scheme: dark)">'
+            '<img src="/docs/pictures/d.light.svg" alt="A b &lt;c&gt;"></picture>',
+        ),
+        ("![a](pictures/d.webp)", '<img src="/docs/pictures/d.webp" alt="a">'),
+        ("![a](https://b.example/c.png)", '<img src="https://b.example/c.png" alt="a">'),
+    ],
+)
+def test_a_picture_comes_with_its_dark_one(source: str, shown: str) -> None:
+    content = render_chapter(f"# A\n\n{source}\n", "/docs/").content
+    assert content == f"<p>{shown}</p>\n"
+    Page(content.replace("https://b.example", "/docs/pictures"))
+
+
 def test_examples_tell_what_is_typed() -> None:
     content = render_chapter("# A\n\n```console\n$ echo '<b>'\n<b>\n```\n", "/docs/").content
     assert '<span class="prompt">$ </span><span class="typed">echo &#x27;&lt;b&gt;&#x27;</span>\n' in content
