@@ -23,7 +23,6 @@ from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.hot.hot_write import KeyChange
 from kvserver.web.limits.load import LARGE_ANSWER
-from kvserver.web.ports import IDLE_S
 from shards.maps.layout import Item, parse_record, parse_without_value, with_wall_times
 from shards.wire.clock import is_live
 from shards.wire.errors import IdempotencyMismatch, KVError
@@ -74,7 +73,7 @@ class OneKeyRoad:
             return not request.fields.has_body and self._answer_read(request, asked)
         except KVError as error:
             request.write_error(redact(asked.grants, key, error))
-            request.connection.deadline = self._context.clock + IDLE_S
+            request.connection.finish_read()
             return True
 
     def _take_change(self, request: HotRequest, asked: Asked, varying: Mapping[str, str], body: bytes) -> bool:
@@ -126,7 +125,7 @@ class OneKeyRoad:
             return False
         store.record_read(key, True)
         request.write_answer(answer)
-        request.connection.deadline = self._context.clock + IDLE_S
+        request.connection.finish_read()
         return True
 
 

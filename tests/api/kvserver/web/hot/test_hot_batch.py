@@ -55,6 +55,7 @@ TAKEN = [
     batch(op("get"), fields=("Origin: http://page",)),
     batch(*[op("put", f"k{number}", value="v") for number in range(128)]),
     batch(*[op("get", f"k{number}") for number in range(128)]),
+    batch(op("get"), fields=("X-Request-Id: mine",)),
 ]
 LEFT = [
     batch(),
@@ -64,7 +65,6 @@ LEFT = [
     batch(op("get"), fields=("Accept-Encoding: gzip",)),
     batch(op("get"), fields=("Idempotency-Key: k",)),
     batch(op("put", value="x"), fields=("Idempotency-Key: k",)),
-    batch(op("get"), fields=("X-Request-Id: mine",)),
     batch(op("get"), fields=("Content-Encoding: gzip",)),
     batch(op("get"), fields=(JSON,)),
     batch(*[op("get", f"k{number}") for number in range(129)]),
@@ -118,7 +118,16 @@ OPERATIONS = st.one_of(
     st.builds(lambda key: op("put", key), KEYS),
 )
 FIELDS = st.lists(
-    st.sampled_from(["Accept: application/json", "User-Agent: x", "Connection: close", "Accept-Encoding: br", "X: y"]),
+    st.sampled_from(
+        [
+            "Accept: application/json",
+            "User-Agent: x",
+            "Connection: close",
+            "Accept-Encoding: br",
+            "X: y",
+            "X-Request-Id: i",
+        ]
+    ),
     max_size=2,
     unique=True,
 ).map(tuple)

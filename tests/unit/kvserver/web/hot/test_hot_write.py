@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvserver.access.grants import Grants
+from kvserver.http import routes
 from kvserver.http.compression import LARGE, SMALLEST
 from kvserver.one_key.changes import Change
 from kvserver.web.exchange import Exchange
@@ -31,9 +32,8 @@ def begin(
         board=SimpleNamespace(last_revision=lambda: 0),
         report_missed_delete=lambda key, end: connection.recorded.append(("absent", key, end)),
     )
-    request = HotRequest(
-        connection, "PUT" if has_body else "DELETE", b"/k" if at_root else b"/v1/kv/k", at_root, fields, 0
-    )
+    route, path = (routes.KEY, b"/k") if at_root else (routes.KV, b"/v1/kv/k")
+    request = HotRequest(connection, "PUT" if has_body else "DELETE", route, path, fields, 0)
     return (RootWrite if at_root else KeyChange)(request, store, grants, change, 4)
 
 
