@@ -126,14 +126,16 @@ class VaryingFields(NamedTuple):
         asked: conditions, ranges and Idempotency-Key, by name, in their order.
         forwarded: X-Forwarded-For; empty without.
         request_id: X-Request-Id; empty without a valid one.
+        id_line: the line of the answer that repeats it.
     """
 
     asked: dict[str, str]
-    forwarded: bytes
-    request_id: bytes
+    forwarded: bytes = b""
+    request_id: bytes = b""
+    id_line: bytes = b""
 
 
-NOTHING_VARIES: Final = VaryingFields({}, b"", b"")
+NOTHING_VARIES: Final = VaryingFields({})
 
 
 def split_varying(block: bytes) -> tuple[bytes, VaryingFields] | None:
@@ -160,10 +162,11 @@ def split_varying(block: bytes) -> tuple[bytes, VaryingFields] | None:
             noted[name] = value
     if count > len(asked) + len(noted):
         return None
-    request_id = noted.get(_ID, b"")
-    if request_id and REQUEST_ID.fullmatch(request_id) is None:
-        request_id = b""
-    return b"".join(parts[::3]), VaryingFields(asked, noted.get(_FORWARDED, b""), request_id)
+    forwarded, request_id = noted.get(_FORWARDED, b""), noted.get(_ID, b"")
+    if not request_id or REQUEST_ID.fullmatch(request_id) is None:
+        return b"".join(parts[::3]), VaryingFields(asked, forwarded)
+    id_line = b"x-request-id: %b\r\n" % request_id
+    return b"".join(parts[::3]), VaryingFields(asked, forwarded, request_id, id_line)
 
 
 def read_fields(block: bytes) -> HeaderFields | None:

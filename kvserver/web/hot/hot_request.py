@@ -12,7 +12,7 @@ from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import CACHING
 from kvserver.one_key.answers import Answer
 from kvserver.web.exchange import Exchange
-from kvserver.web.hot.fields import HeaderFields
+from kvserver.web.hot.fields import HeaderFields, VaryingFields
 from kvserver.web.limits.charge import Charge
 from kvserver.web.parsing.request import IncomingRequest
 from kvserver.web.ports import ConnectionPort
@@ -30,8 +30,8 @@ class HotRequest(msgspec.Struct, frozen=True):
         route: that of its path.
         path: as sent, without the query.
         fields: its header fields.
+        varying: those that differ from request to request.
         begun_at: when it arrived, by `perf_counter`.
-        id: the client's X-Request-Id; empty if it gave none that is valid.
     """
 
     connection: ConnectionPort
@@ -39,13 +39,8 @@ class HotRequest(msgspec.Struct, frozen=True):
     route: str
     path: bytes
     fields: HeaderFields
+    varying: VaryingFields
     begun_at: float
-    id: bytes = b""
-
-    @property
-    def id_line(self) -> bytes:
-        """The header field of an answer that names the request, if its client did."""
-        return b"x-request-id: %b\r\n" % self.id if self.id else b""
 
     def write_answer(self, answer: Answer) -> None:
         """Write an answer, and record it."""
@@ -54,14 +49,14 @@ class HotRequest(msgspec.Struct, frozen=True):
         start = heads.of_value_with(status) if CACHING in headers else heads.of_status(status)
         lines, body = format_lines(headers), answer.body
         if status in (204, 304) or self.method == "HEAD":
-            data = b"%b%b%b\r\n" % (start, lines, self.id_line)
+            data = b"%b%b%b\r\n" % (start, lines, self.varying.id_line)
         else:
-            data = b"%b%bcontent-length: %d\r\n%b\r\n%b" % (start, lines, len(body), self.id_line, body)
-        self.write(status, data, self.id)
+            data = b"%b%bcontent-length: %d\r\n%b\r\n%b" % (start, lines, len(body), self.varying.id_line, body)
+        self.write(status, data, self.varying.request_id)
 
     def write_error(self, error: KVError) -> None:
         """Write the answer that tells of `error`, and record it."""
-        request_id = self.id or secrets.token_hex(8).encode()
+        request_id = self.varying.request_id or secrets.token_hex(8).encode()
         log.debug("%s %r: %s: %s (request %s)", self.method, self.path, error.code, error, request_id.decode())
         status, headers, body = render_error(error, self.path, self.fields.accept, request_id)
         if self.method == "HEAD":
@@ -84,7 +79,7 @@ class HotRequest(msgspec.Struct, frozen=True):
         """
         connection, fields = self.connection, self.fields
         request = IncomingRequest(self.begun_at, self.method, self.path)
-        request.accept, request.origin, request.id = fields.accept, fields.origin, self.id
+        request.accept, request.origin, request.id = fields.accept, fields.origin, self.varying.request_id
         request.keep_alive, request.scope = True, {ROUTE: self.route}
         exchange = Exchange.for_hot_path(connection, request, charge, disconnected)
         connection.answering = exchange

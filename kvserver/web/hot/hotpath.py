@@ -57,6 +57,7 @@ _LARGEST_BATCH: Final = 64 << 10
 """Bytes of a batch that may be executed here."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
+_METHODS: Final = {method.encode(): method for method in ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH")}
 _PLAIN: Final = frozenset((b"GET", b"PUT", b"DELETE"))
 _unpack = HEADER.unpack_from
 _LONGEST_BLOCK: Final = 2 << 10
@@ -105,7 +106,7 @@ class HotPath:
         if connection.peer.is_proxy:
             connection.peer.identify(varying.forwarded)
         route = routes.KEY if at_root else routes.KV
-        request = HotRequest(connection, method.decode(), route, path, fields, begun_at, varying.request_id)
+        request = HotRequest(connection, _METHODS[method], route, path, fields, varying, begun_at)
         is_plain = query is None and method in _PLAIN and (at_root or not varying.asked)
         if not is_plain or (grants is not None and not _may(grants, method, key, at_root)):
             if at_root:
@@ -147,7 +148,7 @@ class HotPath:
         if connection.peer.is_proxy:
             connection.peer.identify(varying.forwarded)
         method, route = ("GET", routes.MANY) if asked is not None else ("POST", routes.BATCH)
-        request = HotRequest(connection, method, route, route.encode(), fields, begun_at, varying.request_id)
+        request = HotRequest(connection, method, route, route.encode(), fields, varying, begun_at)
         if asked is None:
             return self._take_batch(request, data[end + 2 :], grants)
         return not fields.has_body and answer_list(request, asked[1] or b"", grants or EVERYTHING)
@@ -228,9 +229,12 @@ class HotPath:
                 if not _is_sent_at_once(len(value), content_type, fields):
                     return False
         store.record_read(key, record is not None)
-        data = b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(value), request.id_line, value)
-        request.write(200, data, request.id)
-        request.connection.finish_read()
+        varying, connection = request.varying, request.connection
+        connection.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(value), varying.id_line, value))
+        self._context.record_answer(
+            connection.peer.address, "GET", routes.KEY, request.path, 200, request.begun_at, varying.request_id
+        )
+        connection.finish_read()
         return True
 
     def _answer_value(self, request: HotRequest, key: bytes) -> bool:
@@ -253,10 +257,10 @@ class HotPath:
             (item.content_type or OCTETS).encode(),
             format_lines(item_headers(item)),
             item.size,
-            request.id_line,
+            request.varying.id_line,
             item.value,
         )
-        request.write(200, data, request.id)
+        request.write(200, data, request.varying.request_id)
         request.connection.finish_read()
         return True
 

@@ -155,6 +155,6 @@ def has_room(context: WorkerContext, length: int) -> bool:
 def _mark_change(asked: Asked, change: Change, given: bytes, varying: Mapping[str, str]) -> Once:
     """Return `change`, to be done once for the Idempotency-Key `given`."""
     kind, content = changes.fingerprinted_body(change)
-    conditions = [(name.lower().encode(), value.encode()) for name, value in varying.items()]
+    conditions = [(name.lower().encode(), value.encode()) for name, value in varying.items() if name != _KEY]
     mark = mark_request(given, asked.grants.name, asked.method, asked.key, asked.query, kind, conditions, content)
     return mark.mark_operation(change)
