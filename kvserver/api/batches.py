@@ -341,8 +341,6 @@ class Format:
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
-        if kind is BatchGet:
-            return Get(key, batch) if op.if_revision is UNSET else Get(key, batch, op.shard_condition())
         if kind is BatchPutInJson or kind is BatchPutInMessagePack:
             value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:
@@ -351,6 +349,8 @@ class Format:
                 return Put(key, value, content_type)
             ttl_ms, expires_ms = op.shard_expiry()
             return Put(key, value, content_type, ttl_ms, expires_ms, False, op.shard_condition())
+        if kind is BatchGet:
+            return Get(key, batch) if op.if_revision is UNSET else Get(key, batch, op.shard_condition())
         if kind is BatchDelete:
             return Delete(key, False, op.shard_condition())
         if kind is BatchTouch:
@@ -365,6 +365,8 @@ class Format:
     def _value_of_put(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
         """Return value and content type of a put. Raises `BadRequest`."""
         coded: Any = op.value_base64 if type(op) is BatchPutInJson else UNSET
+        if ready is None and op.value is not UNSET and coded is op.json is op.content_type is UNSET:  # as most are
+            return op.value if type(op.value) is bytes else op.value.encode(), ""
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
             names = "value, json, value_base64" if isinstance(op, BatchPutInJson) else "value, json"
             raise BadRequest(f"give exactly one of {names}")

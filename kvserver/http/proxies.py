@@ -8,8 +8,24 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, NamedTuple
 
 _Network = IPv4Network | IPv6Network
+
+_REMEMBERED: Final = 256
+"""Bytes of the longest X-Forwarded-For whose client is remembered: clients repeat theirs."""
+
+
+class Client(NamedTuple):
+    """Whom a proxy sends a request for.
+
+    Attributes:
+        address: of the client.
+        limited: what limits count it by, in the form of `limited_address`; empty if it is a trusted proxy.
+    """
+
+    address: str
+    limited: str
 
 
 def parse_networks(text: str) -> tuple[_Network, ...]:
@@ -34,21 +50,32 @@ class Proxies:
         parsed = _parse(address) if self._networks else None
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def find_client(self, peer: str, forwarded: list[bytes]) -> str:
-        """Return the client's address: the last entry of X-Forwarded-For that is no trusted proxy.
+    def find_client(self, peer: str, forwarded: bytes) -> Client:
+        """Return the client: the last entry of X-Forwarded-For that is no trusted proxy.
 
-        `peer`: is trusted. `forwarded`: the values of the header. If an entry is not an address, the client is the
-        proxy that sent it.
+        `peer`: is trusted. `forwarded`: the values of the header, separated by commas. If an entry is not an address,
+        the client is the proxy that sent it.
         """
+        if len(forwarded) <= _REMEMBERED:
+            return _find_repeated(self, peer, forwarded)
+        return self.search_client(peer, forwarded)
+
+    def search_client(self, peer: str, forwarded: bytes) -> Client:
+        """Do what `find_client` does, without memory."""
         address = peer
-        for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
+        for hop in reversed(forwarded.decode("latin-1").split(",")):
             parsed = _parse(_without_port(hop.strip()))
             if parsed is None:
                 break
             address = str(parsed)
             if not self.trusts(address):
-                break
-        return address
+                return Client(address, limited_address(address))
+        return Client(address, "")
+
+
+@lru_cache(1024)
+def _find_repeated(proxies: Proxies, peer: str, forwarded: bytes) -> Client:
+    return proxies.search_client(peer, forwarded)
 
 
 @lru_cache(1024)

@@ -114,13 +114,11 @@ class SmallBatchRoad:
         replies = self._store.look_up(operations, _SMALL_GETS)
         if replies is None:
             return None
-        for operation, reply in zip(operations, replies, strict=True):
-            answer.add(operation, reply)
+        answer.add_all(operations, replies)
         return answer.encode_results()
 
     async def _execute(self, operations: list[OfOneKey], answer: BatchAnswer) -> bytes:
-        for operation, reply in zip(operations, await self._store.execute(operations), strict=True):
-            answer.add(operation, reply)
+        answer.add_all(operations, await self._store.execute(operations))
         return answer.encode_results()
 
 
@@ -178,8 +176,7 @@ class BatchResource:
                 asked = [op for op, refusal in zip(sent, refused, strict=True) if refusal is None]
                 answers = iter(await self._store.execute(asked, unresponsive, answer.charge_bytes))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
-            for op, reply in zip(portion, replies, strict=True):
-                answer.add(op, reply)
+            answer.add_all(portion, replies)
             answer.charge_values()
 
     def _refuse_used_key(self, marked: Sequence[OfOneKey | Once]) -> None:
@@ -199,8 +196,7 @@ class BatchResource:
         if done is None:
             done = await self._store.execute_atomic(operations)
         assert isinstance(done, Results)
-        for operation, reply in zip(operations, done.replies, strict=True):
-            answer.add(operation, reply, withheld)
+        answer.add_all(operations, done.replies, withheld)
         if done.failed is not None:
             failure = answer.results[done.failed]
             error = BatchFailed(f"ops[{done.failed}]: {failure.get('detail', '') if isinstance(failure, dict) else ''}")
@@ -352,8 +348,17 @@ class BatchAnswer:
             return _PATCHED
         return _TOO_MUCH if is_get and self.full else None
 
-    def add(self, operation: OfOneKey, reply: Reply, withheld: bool = False) -> None:
-        """Add the result of the next operation. `withheld`: its value is not remembered."""
+    def add_all(self, operations: Sequence[OfOneKey], replies: Sequence[Reply], withheld: bool = False) -> None:
+        """Add the results of the next operations. `withheld`: their values are not remembered."""
+        results = self.results
+        for operation, reply in zip(operations, replies, strict=True):
+            if type(reply) is Done and reply.existed:  # as most are
+                results.append({"status": 204, "revision": reply.revision})
+            else:
+                self._add(operation, reply, withheld)
+
+    def _add(self, operation: OfOneKey, reply: Reply, withheld: bool) -> None:
+        """Add the result of the next operation."""
         if isinstance(reply, Replayed):
             self.replayed, withheld, reply = True, reply.withheld, reply.reply
         if isinstance(reply, Done):

@@ -162,7 +162,7 @@ class StoreClient:
 
     def record_read(self, key: bytes, there: bool) -> None:
         """Record that `key` was read from `maps`: protect it from eviction if it is `there`, and report the read."""
-        if there:
+        if there and self.maps.records_uses:
             self.maps.record_use(key)
         if self._activity.has_listeners:
             self._activity.add("read", key)

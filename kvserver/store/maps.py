@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import suppress
 from typing import Final
 
 from kvserver.api.listing import Walk
@@ -30,12 +29,16 @@ class StoreMaps:
 
     All methods raise `Unavailable` while a shard that they need has no map. A key that was read is protected from
     eviction: by `describe` and `look_up` themselves, after `get` and `get_record` by `record_use`.
+
+    Attributes:
+        records_uses: keys may be evicted; else `record_use` does nothing.
     """
 
     def __init__(self, board: Board) -> None:
         self._board, self._shards = board, board.facts.shards
         self._readers = [MapReader(board, index) for index in range(self._shards)]
         self._record_use = open_use_recorder(board)
+        self.records_uses = self._record_use is not None
 
     def get(self, key: bytes) -> Item | None:
         """Return what `key` holds now, None if it is absent or expired."""
@@ -72,35 +75,28 @@ class StoreMaps:
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     def is_used_elsewhere(self, once: Once) -> bool:
-        """Whether not the shard of `once`, but another one has done a request of its identity.
-
-        A shard that has no map at the moment counts as one that has not.
-        """
-        if self._shards == 1:
-            return False
-        own, now = shard_of(once.key, self._shards), self._board.now()
-        for index, reader in enumerate(self._readers):
-            with suppress(Unavailable):
-                if index != own and reader.find_fingerprint(once.identity, now):
-                    return not self._readers[own].find_fingerprint(once.identity, now)
-        return False
+        """Whether a shard remembers `once` as part of another request. What its own shard remembers it decides by
+        itself: with one shard nothing is looked at."""
+        return self._shards > 1 and self.is_used_by_another_request((once,))
 
     def is_used_by_another_request(self, operations: Iterable[Once]) -> bool:
         """Whether a shard remembers one of `operations`, of one request, as part of another request.
 
-        What the operation's own shard remembers decides, as in `is_used_elsewhere`. A shard that has no map at the
-        moment counts as one that remembers nothing.
+        What the operation's own shard remembers decides. A shard that has no map at the moment counts as one that
+        remembers nothing.
         """
         now = self._board.now()
         for once in operations:
             own = self._readers[shard_of(once.key, self._shards)]
             for reader in (own, *self._readers):
-                with suppress(Unavailable):
+                try:
                     fingerprint = reader.find_fingerprint(once.identity, now)
-                    if fingerprint == once.fingerprint:
-                        break
-                    if fingerprint is not None:
-                        return True
+                except Unavailable:
+                    continue
+                if fingerprint == once.fingerprint:
+                    break
+                if fingerprint is not None:
+                    return True
         return False
 
     def record_use(self, key: bytes) -> None:

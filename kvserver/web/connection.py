@@ -314,9 +314,17 @@ class HttpConnection(asyncio.Protocol):
         self.flow.unsent = 0
         exchange.start()
 
+    def finish_read(self) -> None:
+        """The hot path has answered a request at once: wait for the next one."""
+        if self.peer.is_proxy:
+            self.peer.forget_client()
+        self.deadline = self.context.clock + IDLE_S
+
     def finish_write(self) -> None:
         """The hot path has answered a write: take the next request, or wait for it."""
         self.answering = None
+        if self.peer.is_proxy:
+            self.peer.forget_client()
         if self._input:
             self.loop.call_soon(self._process_input)
         elif self._state is _OPEN:

@@ -310,8 +310,6 @@ class Exchange:
             parts += (name, b": ", value, b"\r\n")
         if not origins.all and (origin := origins.allow_header(request.origin)):
             parts += (ALLOW_ORIGIN, b": ", origin, b"\r\n")
-        if self.request_id and status < 400:  # a refusal has it among its own
-            parts += (b"x-request-id: ", self.request_id, b"\r\n")
         if not is_sized:
             if not more:
                 parts.append(b"content-length: %d\r\n" % length)
@@ -320,6 +318,8 @@ class Exchange:
                 parts.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.keep_alive = False  # the end of the connection is the end of the body
+        if self.request_id and status < 400:  # a refusal has it among its own
+            parts += (b"x-request-id: ", self.request_id, b"\r\n")
         if not self.keep_alive or (context.load.stopping and not connection.has_pending_input):
             self.keep_alive = False
             parts.append(b"connection: close\r\n")

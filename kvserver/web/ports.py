@@ -52,6 +52,10 @@ class ConnectionPort(Protocol):
         """The request has its whole answer: take the next one, or unless `keep_alive` end the connection."""
         ...
 
+    def finish_read(self) -> None:
+        """The hot path has answered a request at once, and the connection stays open."""
+        ...
+
     def finish_write(self) -> None:
         """The write has its whole answer, and the connection stays open."""
         ...

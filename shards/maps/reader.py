@@ -89,11 +89,14 @@ class MapReader:
 
         Raises `Unavailable`.
         """
-        with self._begin_transaction() as txn:
-            place = txn.get(identity, db=self._identities)
-            record = None if place is None else txn.get(place, db=self._outcomes)
-            outcome = None if record is None else OutcomeRecord.decode(record)
-            return None if outcome is None or outcome.is_over(now) else outcome.fingerprint
+        if self._words[self._generation_at] != self._generation:
+            self._open_generation()
+        txn = self._begin(self._identities, None, False, False)
+        place = txn.get(identity)
+        record = None if place is None else txn.get(place, db=self._outcomes)
+        txn.abort()
+        outcome = None if record is None else OutcomeRecord.decode(record)
+        return None if outcome is None or outcome.is_over(now) else outcome.fingerprint
 
     def read_page(
         self,

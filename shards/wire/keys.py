@@ -80,7 +80,8 @@ def slot_of(key: bytes) -> int:
 
 def shard_of(key: bytes, shards: int) -> int:
     """Return the index of the shard that owns `key` among `shards` shards: equal, contiguous ranges of slots."""
-    return slot_of(key) * shards // SLOTS
+    slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) % SLOTS  # most keys have no tag: saves a call
+    return slot * shards // SLOTS
 
 
 def slots_of(shard: int, shards: int) -> range:

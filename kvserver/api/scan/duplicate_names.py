@@ -211,7 +211,8 @@ class _JsonDoubles(Doubles):
         return find_in_json(text)
 
     def may_be(self, text: bytes, read: Any) -> bool:
-        return count_colons(text) != count_colons(write_json(read))
+        written = write_json(read)  # most programs write as we do: the rest takes as long as all else of a small batch
+        return written != text and count_colons(text) != count_colons(written)
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return self.may_be(b",".join(raws), read)
@@ -224,7 +225,7 @@ class _MessagePackDoubles(Doubles):
         return find_in_msgpack(text)
 
     def may_be(self, text: bytes, read: Any) -> bool:
-        return write_msgpack(_read_msgpack(text)) != text
+        return write_msgpack(read) != text and write_msgpack(_read_msgpack(text)) != text
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return any(memoryview(raw)[0] != write_msgpack(each)[0] for raw, each in zip(raws, read, strict=True))

@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from kvserver.http.responses import Headers
+from kvserver.http.responses import REQUEST_ID, Headers
 from kvserver.http.value_headers import choose_stored_type
 from shards.wire.keys import is_content_type
 
-_FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
+_FIELD = re.compile(rb"([A-Za-z0-9-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
 _VARYING = re.compile(
-    rb"\r\n(?=[IiRr])(?i:(if-(?:none-)?match|if-(?:un)?modified-since|(?:if-)?range|idempotency-key))"
+    rb"\r\n(?=[IiRrXxTtBbCcUuSs])(?i:"
+    rb"(if-(?:none-)?match|if-(?:un)?modified-since|(?:if-)?range|idempotency-key|x-forwarded-for|x-request-id)"
+    rb"|x-real-ip|x-request-start|traceparent|tracestate|baggage|sentry-trace|uber-trace-id|x-b3-(?:trace|(?:parent)?span)id"
+    rb"|x-amzn-trace-id|x-cloud-trace-context|x-correlation-id|cf-(?:ray|connecting-ip))"
     rb": ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)"
 )
-"""A line with a field that differs from request to request, and the end of the line before."""
+"""A line with a field that differs from request to request, and the end of the line before. The first group is its name
+if it may change anything."""
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 
 _LOOKED_AT: Final = frozenset(
@@ -35,7 +39,7 @@ _LOOKED_AT: Final = frozenset(
         b"sec-fetch-site",
     )
 )
-_VARYING_NAMES: Final = {
+_ASKED_NAMES: Final = {
     name.lower().encode(): name
     for name in (
         "If-Match",
@@ -47,6 +51,8 @@ _VARYING_NAMES: Final = {
         "Idempotency-Key",
     )
 }
+_FORWARDED: Final = b"x-forwarded-for"
+_ID: Final = b"x-request-id"
 _ORIGIN_FIELDS: Final = (b"host", b"origin", b"sec-fetch-site")
 """By these `Pages` judges which web page sends the request."""
 _IGNORED: Final = frozenset(
@@ -54,7 +60,11 @@ _IGNORED: Final = frozenset(
         b"accept-language",
         b"cache-control",
         b"cookie",
+        b"cdn-loop",
+        b"cf-ipcountry",
+        b"cf-visitor",
         b"dnt",
+        b"forwarded",
         b"pragma",
         b"priority",
         b"referer",
@@ -67,9 +77,20 @@ _IGNORED: Final = frozenset(
         b"sec-gpc",
         b"upgrade-insecure-requests",
         b"user-agent",
+        b"via",
+        b"x-b3-sampled",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-scheme",
     )
 )
-"""Fields of browsers, curl and other clients that change no answer."""
+"""Fields of browsers, curl and other clients, and of proxies, that change no answer. (The description of the API looks
+at X-Forwarded-Proto. It is not answered here.)"""
 
 
 class HeaderFields(NamedTuple):
@@ -98,18 +119,54 @@ class HeaderFields(NamedTuple):
     origin_fields: Headers
 
 
-def split_varying(block: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Split a block of header fields into what clients repeat and the fields that differ from request to request, by
-    name, in their order. None if one of these comes twice.
+class VaryingFields(NamedTuple):
+    """Fields that differ from request to request.
+
+    Attributes:
+        asked: conditions, ranges and Idempotency-Key, by name, in their order.
+        forwarded: X-Forwarded-For; empty without.
+        request_id: X-Request-Id; empty without a valid one.
+        id_line: the line of the answer that repeats it.
+    """
+
+    asked: dict[str, str]
+    forwarded: bytes = b""
+    request_id: bytes = b""
+    id_line: bytes = b""
+
+
+NOTHING_VARIES: Final = VaryingFields({})
+
+
+def split_varying(block: bytes) -> tuple[bytes, VaryingFields] | None:
+    """Split a block of header fields into what clients repeat, and the fields that differ from request to request.
+    None if one of these comes twice that may change anything.
 
     `block`: CR LF, then the lines, each with its own. A field that is not of the plain form stays in the block, whose
-    requests the hot path does not take then.
+    requests the hot path does not take then. What tells proxies and tracers apart is dropped.
     """
     parts = _VARYING.split(block)
-    varying = {
-        _VARYING_NAMES[name.lower()]: value.decode() for name, value in zip(parts[1::3], parts[2::3], strict=True)
-    }
-    return (b"".join(parts[::3]), varying) if len(parts) == 1 + 3 * len(varying) else None
+    if len(parts) == 1:
+        return block, NOTHING_VARIES
+    asked: dict[str, str] = {}
+    noted: dict[bytes, bytes] = {}
+    count = 0
+    for name, value in zip(parts[1::3], parts[2::3], strict=True):
+        if name is None:
+            continue
+        count += 1
+        name = name.lower()
+        if name in _ASKED_NAMES:
+            asked[_ASKED_NAMES[name]] = value.decode()
+        else:
+            noted[name] = value
+    if count > len(asked) + len(noted):
+        return None
+    forwarded, request_id = noted.get(_FORWARDED, b""), noted.get(_ID, b"")
+    if not request_id or REQUEST_ID.fullmatch(request_id) is None:
+        return b"".join(parts[::3]), VaryingFields(asked, forwarded)
+    id_line = b"x-request-id: %b\r\n" % request_id
+    return b"".join(parts[::3]), VaryingFields(asked, forwarded, request_id, id_line)
 
 
 def read_fields(block: bytes) -> HeaderFields | None:

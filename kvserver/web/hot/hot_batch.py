@@ -7,14 +7,11 @@ import logging
 from collections.abc import Awaitable
 
 from kvserver.access.grants import Grants
-from kvserver.http import routes
-from kvserver.http.scope import ROUTE
+from kvserver.one_key.answers import Answer
 from kvserver.web.eager import run_eagerly
 from kvserver.web.exchange import Exchange
-from kvserver.web.hot.fields import HeaderFields
+from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.limits.charge import Charge
-from kvserver.web.parsing.request import IncomingRequest
-from kvserver.web.ports import ConnectionPort
 from shards.wire.errors import KVError
 
 log = logging.getLogger("kvserver.web.http")
@@ -27,21 +24,18 @@ class HotBatch:
         disconnected: set by the connection when its client has left.
     """
 
-    __slots__ = ("_begun_at", "_charge", "_connection", "_fields", "disconnected")
+    __slots__ = ("_charge", "_request", "disconnected")
 
-    def __init__(
-        self, connection: ConnectionPort, fields: HeaderFields, begun_at: float, grants: Grants | None
-    ) -> None:
-        self._connection, self._fields, self._begun_at = connection, fields, begun_at
-        self.disconnected = False
-        load, quota = connection.context.load, connection.peer.quota
+    def __init__(self, request: HotRequest, grants: Grants | None) -> None:
+        self._request, self.disconnected = request, False
+        load, quota = request.connection.context.load, request.connection.peer.quota
         self._charge = Charge(load, quota)
-        self._charge.hold_bytes(fields.length)
+        self._charge.hold_bytes(request.fields.length)
         self._charge.begin(load.find_quotas(quota, grants))
 
     def start(self, work: Awaitable[bytes]) -> None:
         """Answer with what `work` makes, at once if it need not wait."""
-        connection = self._connection
+        connection = self._request.connection
         run_eagerly(connection.loop, connection.context.tasks, self._run(work))
 
     async def _run(self, work: Awaitable[bytes]) -> None:
@@ -50,7 +44,7 @@ class HotBatch:
         except KVError as error:
             self._become_exchange().answer_error(error)
         except asyncio.CancelledError:
-            self._connection.flow.reset()
+            self._request.connection.flow.reset()
             self._charge.release()
             raise
         except Exception as error:
@@ -61,31 +55,18 @@ class HotBatch:
 
     def _send_answer(self, body: bytes) -> None:
         """Write the answer, unless the client left or the worker stops."""
-        connection, fields = self._connection, self._fields
-        if self.disconnected or connection.context.load.stopping:
-            self._become_exchange().answer(200, [(b"content-type", fields.stored_type.encode())], body)
+        request = self._request
+        if self.disconnected or request.connection.context.load.stopping:
+            self._become_exchange().answer(200, [(b"content-type", request.fields.stored_type.encode())], body)
             return
-        write_answer(connection, fields, body, self._begun_at)
+        request.write_answer(answer_batch(request, body))
         self._charge.release()
-        connection.finish_write()
+        request.connection.finish_write()
 
     def _become_exchange(self) -> Exchange:
-        """Put the exchange that the ordinary path would have in this request's place."""
-        connection, fields = self._connection, self._fields
-        request = IncomingRequest(self._begun_at, "POST", routes.BATCH.encode())
-        request.accept, request.origin, request.keep_alive = fields.accept, fields.origin, True
-        request.scope = {ROUTE: routes.BATCH}
-        exchange = Exchange.for_hot_path(connection, request, self._charge, self.disconnected)
-        connection.answering = exchange
-        return exchange
+        return self._request.become_exchange(self._charge, self.disconnected)
 
 
-def write_answer(connection: ConnectionPort, fields: HeaderFields, body: bytes, begun_at: float) -> None:
-    """Write the whole answer to a batch, and record it."""
-    context = connection.context
-    head = context.heads[fields.origin != b""].of_status(200)
-    content_type = fields.stored_type.encode()
-    connection.transport.write(
-        b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, content_type, len(body), body)
-    )
-    context.record_answer(connection.peer.address, "POST", routes.BATCH, routes.BATCH.encode(), 200, begun_at)
+def answer_batch(request: HotRequest, body: bytes) -> Answer:
+    """The answer to a batch, in the format of the batch."""
+    return Answer(200, [("content-type", request.fields.stored_type)], body)

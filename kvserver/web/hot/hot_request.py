@@ -7,13 +7,12 @@ import secrets
 
 import msgspec
 
-from kvserver.http import routes
 from kvserver.http.responses import format_headers, render_error
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import CACHING
 from kvserver.one_key.answers import Answer
 from kvserver.web.exchange import Exchange
-from kvserver.web.hot.fields import HeaderFields
+from kvserver.web.hot.fields import HeaderFields, VaryingFields
 from kvserver.web.limits.charge import Charge
 from kvserver.web.parsing.request import IncomingRequest
 from kvserver.web.ports import ConnectionPort
@@ -28,32 +27,36 @@ class HotRequest(msgspec.Struct, frozen=True):
     Attributes:
         connection: on which it came.
         method: as sent.
+        route: that of its path.
         path: as sent, without the query.
-        at_root: it is MemoryKV's.
         fields: its header fields.
+        varying: those that differ from request to request.
         begun_at: when it arrived, by `perf_counter`.
     """
 
     connection: ConnectionPort
     method: str
+    route: str
     path: bytes
-    at_root: bool
     fields: HeaderFields
+    varying: VaryingFields
     begun_at: float
 
     def write_answer(self, answer: Answer) -> None:
-        """Write an answer of version 1, and record it."""
-        status, headers, body = answer.status, answer.headers, answer.body
+        """Write an answer, and record it."""
+        status, headers = answer.status, answer.headers
         heads = self.connection.context.heads[self.fields.origin != b""]
         start = heads.of_value_with(status) if CACHING in headers else heads.of_status(status)
+        lines, body = format_lines(headers), answer.body
         if status in (204, 304) or self.method == "HEAD":
-            self.write(status, b"%b%b\r\n" % (start, format_lines(headers)))
+            data = b"%b%b%b\r\n" % (start, lines, self.varying.id_line)
         else:
-            self.write(status, b"%b%bcontent-length: %d\r\n\r\n%b" % (start, format_lines(headers), len(body), body))
+            data = b"%b%bcontent-length: %d\r\n%b\r\n%b" % (start, lines, len(body), self.varying.id_line, body)
+        self.write(status, data, self.varying.request_id)
 
     def write_error(self, error: KVError) -> None:
         """Write the answer that tells of `error`, and record it."""
-        request_id = secrets.token_hex(8).encode()
+        request_id = self.varying.request_id or secrets.token_hex(8).encode()
         log.debug("%s %r: %s: %s (request %s)", self.method, self.path, error.code, error, request_id.decode())
         status, headers, body = render_error(error, self.path, self.fields.accept, request_id)
         if self.method == "HEAD":
@@ -61,12 +64,12 @@ class HotRequest(msgspec.Struct, frozen=True):
         head = self.connection.context.heads[self.fields.origin != b""].of_status(status)
         self.write(status, b"%b%b\r\n%b" % (head, format_headers(headers), body), request_id)
 
-    def write(self, status: int, data: bytes, request_id: bytes = b"") -> None:
-        """Write the whole answer `data`, and record it."""
-        connection, route = self.connection, routes.KEY if self.at_root else routes.KV
+    def write(self, status: int, data: bytes, request_id: bytes) -> None:
+        """Write the whole answer `data`, and record it. `request_id`: empty if it has none."""
+        connection = self.connection
         connection.transport.write(data)
         connection.context.record_answer(
-            connection.peer.address, self.method, route, self.path, status, self.begun_at, request_id
+            connection.peer.address, self.method, self.route, self.path, status, self.begun_at, request_id
         )
 
     def become_exchange(self, charge: Charge, disconnected: bool) -> Exchange:
@@ -76,8 +79,8 @@ class HotRequest(msgspec.Struct, frozen=True):
         """
         connection, fields = self.connection, self.fields
         request = IncomingRequest(self.begun_at, self.method, self.path)
-        request.accept, request.origin, request.keep_alive = fields.accept, fields.origin, True
-        request.scope = {ROUTE: routes.KEY if self.at_root else routes.KV}
+        request.accept, request.origin, request.id = fields.accept, fields.origin, self.varying.request_id
+        request.keep_alive, request.scope = True, {ROUTE: self.route}
         exchange = Exchange.for_hot_path(connection, request, charge, disconnected)
         connection.answering = exchange
         return exchange

@@ -113,7 +113,8 @@ class RootWrite(HotWrite):
             self._become_exchange().answer(200, [(b"content-type", OCTETS.encode())], body)
         else:
             head = context.heads[request.fields.origin != b""].of_octets
-            request.write(200, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+            data = b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(body), request.varying.id_line, body)
+            request.write(200, data, request.varying.request_id)
             self._finish()
 
 

@@ -29,14 +29,14 @@ from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
-from kvserver.web.hot.fields import HeaderFields, read_fields, split_varying
-from kvserver.web.hot.hot_batch import HotBatch, write_answer
+from kvserver.web.hot.fields import NOTHING_VARIES, HeaderFields, VaryingFields, read_fields, split_varying
+from kvserver.web.hot.hot_batch import HotBatch, answer_batch
 from kvserver.web.hot.hot_list import answer_list
 from kvserver.web.hot.hot_request import HotRequest, format_lines
 from kvserver.web.hot.hot_write import KeyChange, RootWrite
 from kvserver.web.hot.one_key import LONGEST_RECORD, OneKeyRoad, find_item, has_room
 from kvserver.web.limits.load import LARGE_ANSWER
-from kvserver.web.ports import IDLE_S, ConnectionPort
+from kvserver.web.ports import ConnectionPort
 from shards.maps.layout import HEADER, HEADER_SIZE
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, NotFound, Unauthorized, Unavailable
@@ -57,8 +57,8 @@ _LARGEST_BATCH: Final = 64 << 10
 """Bytes of a batch that may be executed here."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
+_METHODS: Final = {method.encode(): method for method in ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH")}
 _PLAIN: Final = frozenset((b"GET", b"PUT", b"DELETE"))
-_NONE_VARIES: Final[dict[str, str]] = {}
 _unpack = HEADER.unpack_from
 _LONGEST_BLOCK: Final = 2 << 10
 _MOST_BLOCKS: Final = 512
@@ -83,7 +83,7 @@ class HotPath:
             return self._take_many(connection, data)
         begun_at, begin = perf_counter(), found.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
-        block, varying = data[begin - 2 : end], _NONE_VARIES
+        block, varying = data[begin - 2 : end], NOTHING_VARIES
         fields = self._blocks.get(block)
         if fields is None:
             fields, varying = self._read_block(block)
@@ -103,21 +103,21 @@ class HotPath:
             grants = self._find_grants(fields.authorization)
             if grants is None:
                 return False
-        is_plain = query is None and method in _PLAIN and (at_root or not varying)
+        if connection.peer.is_proxy:
+            connection.peer.identify(varying.forwarded)
+        route = routes.KEY if at_root else routes.KV
+        request = HotRequest(connection, _METHODS[method], route, path, fields, varying, begun_at)
+        is_plain = query is None and method in _PLAIN and (at_root or not varying.asked)
         if not is_plain or (grants is not None and not _may(grants, method, key, at_root)):
             if at_root:
                 return False
-            request = HotRequest(connection, method.decode(), path, False, fields, begun_at)
-            return self._one_key.take(request, key, query or b"", varying, grants, data[end + 2 :])
+            return self._one_key.take(request, key, query or b"", varying.asked, grants, data[end + 2 :])
         if method == b"GET":
             if fields.has_body:
                 return False
-            if at_root:
-                return self._answer_at_root(connection, path, key, fields, begun_at)
-            return self._answer_value(connection, path, key, fields, begun_at)
+            return self._answer_at_root(request, key) if at_root else self._answer_value(request, key)
         if (method == b"PUT") != fields.has_body or not has_room(self._context, fields.length):
             return False
-        request = HotRequest(connection, method.decode(), path, at_root, fields, begun_at)
         change = (
             Put(key, data[end + 2 :], fields.stored_type, 0, 0, at_root) if fields.has_body else Delete(key, at_root)
         )
@@ -128,33 +128,35 @@ class HotPath:
 
     def _take_many(self, connection: ConnectionPort, data: bytes) -> bool:
         """Do what `take` does with a list or a batch."""
-        begun_at, context = perf_counter(), self._context
+        begun_at = perf_counter()
         asked = _LIST.match(data)
         if asked is None and not data.startswith(_BATCH):
             return False
         begin = len(_BATCH) if asked is None else asked.end()
         end = data.find(b"\r\n\r\n", begin - 2) + 2
-        block, varying = data[begin - 2 : end], _NONE_VARIES
+        block, varying = data[begin - 2 : end], NOTHING_VARIES
         fields = self._blocks.get(block)
         if fields is None:
             fields, varying = self._read_block(block)
-        if fields is None or varying or not self._load.accepts_hot_path or len(data) != end + 2 + fields.length:
+        if fields is None or varying.asked or not self._load.accepts_hot_path or len(data) != end + 2 + fields.length:
             return False
         grants = None
-        if context.tokens.required:
+        if self._context.tokens.required:
             grants = self._find_grants(fields.authorization)
             if grants is None:
                 return False
+        if connection.peer.is_proxy:
+            connection.peer.identify(varying.forwarded)
+        method, route = ("GET", routes.MANY) if asked is not None else ("POST", routes.BATCH)
+        request = HotRequest(connection, method, route, route.encode(), fields, varying, begun_at)
         if asked is None:
-            return self._take_batch(connection, fields, data[end + 2 :], grants, begun_at)
-        return not fields.has_body and answer_list(connection, fields, asked[1] or b"", grants or EVERYTHING, begun_at)
+            return self._take_batch(request, data[end + 2 :], grants)
+        return not fields.has_body and answer_list(request, asked[1] or b"", grants or EVERYTHING)
 
-    def _take_batch(
-        self, connection: ConnectionPort, fields: HeaderFields, body: bytes, grants: Grants | None, begun_at: float
-    ) -> bool:
+    def _take_batch(self, request: HotRequest, body: bytes, grants: Grants | None) -> bool:
         """Do what `take` does with the body of a batch."""
-        context, length = self._context, len(body)
-        small_batches = context.small_batches
+        context, connection, fields = self._context, request.connection, request.fields
+        small_batches, length = context.small_batches, len(body)
         if length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
             return False
         if self._load.bytes_held + length > self._load.relaxed_bytes:
@@ -163,27 +165,27 @@ class HotPath:
             fields.stored_type, body, grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
         )
         if isinstance(answer, bytes):
-            write_answer(connection, fields, answer, begun_at)
-            connection.deadline = context.clock + IDLE_S
+            request.write_answer(answer_batch(request, answer))
+            connection.finish_read()
             return True
         if answer is None:
             return False
-        connection.answering = batch = HotBatch(connection, fields, begun_at, grants)
+        connection.answering = batch = HotBatch(request, grants)
         batch.start(answer)
         return True
 
-    def _read_block(self, block: bytes) -> tuple[HeaderFields | None, dict[str, str]]:
+    def _read_block(self, block: bytes) -> tuple[HeaderFields | None, VaryingFields]:
         """The meaning of a block of header fields, which is remembered, and the fields that vary; None if its requests
         take the ordinary path."""
         split = split_varying(block) if len(block) <= _LONGEST_BLOCK else None
         if split is None:
-            return None, _NONE_VARIES
+            return None, NOTHING_VARIES
         block, varying = split
         fields = self._blocks.get(block)
         if fields is None:
             fields = read_fields(block)
             if fields is None or not self._is_open_to(fields.origin_fields):
-                return None, _NONE_VARIES
+                return None, NOTHING_VARIES
             if len(self._blocks) >= _MOST_BLOCKS:
                 self._blocks.clear()
             self._blocks[block] = fields
@@ -204,16 +206,14 @@ class HotPath:
         except Unauthorized:
             return None
 
-    def _answer_at_root(
-        self, connection: ConnectionPort, path: bytes, key: bytes, fields: HeaderFields, begun_at: float
-    ) -> bool:
+    def _answer_at_root(self, request: HotRequest, key: bytes) -> bool:
         """Answer with a small value, or with the emptiness of a key that is not stored."""
-        store, context = self._store, self._context
+        store, fields = self._store, request.fields
         try:
             record = store.maps.get_record(key)
         except Unavailable:
             return False
-        head = context.heads[fields.origin != b""].of_octets
+        head = self._context.heads[fields.origin != b""].of_octets
         if record is None:
             value = b""
         elif len(record) > LONGEST_RECORD:
@@ -231,16 +231,17 @@ class HotPath:
         if store.reading is not None and not store.reading.may_show(0 if record is None else _unpack(record)[0]):
             return False
         store.record_read(key, record is not None)
-        connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
-        connection.deadline = context.clock + IDLE_S
-        context.record_answer(connection.peer.address, "GET", routes.KEY, path, 200, begun_at)
+        varying, connection = request.varying, request.connection
+        connection.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(value), varying.id_line, value))
+        self._context.record_answer(
+            connection.peer.address, "GET", routes.KEY, request.path, 200, request.begun_at, varying.request_id
+        )
+        connection.finish_read()
         return True
 
-    def _answer_value(
-        self, connection: ConnectionPort, path: bytes, key: bytes, fields: HeaderFields, begun_at: float
-    ) -> bool:
+    def _answer_value(self, request: HotRequest, key: bytes) -> bool:
         """Answer at a path of version 1 with a small value, or that there is none."""
-        store, context = self._store, self._context
+        store, context, fields = self._store, self._context, request.fields
         try:
             item = find_item(store, context, key)
         except Unavailable:
@@ -249,24 +250,22 @@ class HotPath:
             return False
         if item is None:
             store.record_read(key, False)
-            HotRequest(connection, "GET", path, False, fields, begun_at).write_error(NotFound())
-            connection.deadline = context.clock + IDLE_S
+            request.write_error(NotFound())
+            request.connection.finish_read()
             return True
         if item.size >= compression.SMALLEST and not _is_sent_at_once(item.size, item.content_type, fields):
             return False
         store.record_read(key, True)
-        connection.transport.write(
-            b"%bcontent-type: %b\r\n%bcontent-length: %d\r\n\r\n%b"
-            % (
-                context.heads[fields.origin != b""].of_value,
-                (item.content_type or OCTETS).encode(),
-                format_lines(item_headers(item)),
-                item.size,
-                item.value,
-            )
+        data = b"%bcontent-type: %b\r\n%bcontent-length: %d\r\n%b\r\n%b" % (
+            context.heads[fields.origin != b""].of_value,
+            (item.content_type or OCTETS).encode(),
+            format_lines(item_headers(item)),
+            item.size,
+            request.varying.id_line,
+            item.value,
         )
-        connection.deadline = context.clock + IDLE_S
-        context.record_answer(connection.peer.address, "GET", routes.KV, path, 200, begun_at)
+        request.write(200, data, request.varying.request_id)
+        request.connection.finish_read()
         return True
 
 

@@ -23,7 +23,6 @@ from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.hot.hot_write import KeyChange
 from kvserver.web.limits.load import LARGE_ANSWER
-from kvserver.web.ports import IDLE_S
 from shards.maps.layout import Item, parse_record, parse_without_value, with_wall_times
 from shards.wire.clock import is_live
 from shards.wire.errors import IdempotencyMismatch, KVError
@@ -75,7 +74,7 @@ class OneKeyRoad:
             return not request.fields.has_body and self._answer_read(request, asked)
         except KVError as error:
             request.write_error(redact(asked.grants, key, error))
-            request.connection.deadline = self._context.clock + IDLE_S
+            request.connection.finish_read()
             return True
 
     def _take_change(self, request: HotRequest, asked: Asked, varying: Mapping[str, str], body: bytes) -> bool:
@@ -131,7 +130,7 @@ class OneKeyRoad:
             return False
         store.record_read(key, True)
         request.write_answer(answer)
-        request.connection.deadline = self._context.clock + IDLE_S
+        request.connection.finish_read()
         return True
 
 
@@ -161,6 +160,6 @@ def has_room(context: WorkerContext, length: int) -> bool:
 def _mark_change(asked: Asked, change: Change, given: bytes, varying: Mapping[str, str]) -> Once:
     """Return `change`, to be done once for the Idempotency-Key `given`."""
     kind, content = changes.fingerprinted_body(change)
-    conditions = [(name.lower().encode(), value.encode()) for name, value in varying.items()]
+    conditions = [(name.lower().encode(), value.encode()) for name, value in varying.items() if name != _KEY]
     mark = mark_request(given, asked.grants.name, asked.method, asked.key, asked.query, kind, conditions, content)
     return mark.mark_operation(change)

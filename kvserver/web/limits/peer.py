@@ -18,13 +18,23 @@ class Peer:
         address: host and port of the client; None on a Unix socket.
         quota: the quota of its address; None: nothing is counted, as for a trusted proxy itself.
         size: bytes of what has not arrived whole, and of what waits behind it.
+        is_proxy: a trusted proxy is connected.
     """
 
-    __slots__ = ("_connected", "_load", "_proxies", "_socket_address", "_unfinished", "address", "quota", "size")
+    __slots__ = (
+        "_connected",
+        "_load",
+        "_proxies",
+        "_socket_address",
+        "_unfinished",
+        "address",
+        "is_proxy",
+        "quota",
+        "size",
+    )
 
     def __init__(self, load: WorkerLoad, proxies: Proxies) -> None:
-        self._load = load
-        self._proxies: Proxies | None = proxies  # None: not connected from one of them
+        self._load, self._proxies, self.is_proxy = load, proxies, False
         self.address: tuple[str, int] | None = None
         self._socket_address: tuple[str, int] | None = None
         self.quota: Quota | None = None
@@ -39,10 +49,9 @@ class Peer:
         """
         host, port = str(peername[0]), int(peername[1])
         self.address = self._socket_address = (host, port)
-        assert self._proxies is not None
-        if self._proxies.trusts(host):
+        self.is_proxy = self._proxies.trusts(host)
+        if self.is_proxy:
             return 0
-        self._proxies = None
         quotas = self._load.quotas
         self.quota = self._connected = quotas.of_address(limited_address(host))
         return quotas.add_connection(self.quota)
@@ -54,27 +63,23 @@ class Peer:
             self._connected.connections -= 1
             self._connected = None
 
-    def identify(self, forwarded: list[bytes]) -> None:
+    def identify(self, forwarded: bytes) -> None:
         """Find the client of the request that arrives, if a trusted proxy is connected.
 
-        `forwarded`: the values of X-Forwarded-For, in their order.
+        `forwarded`: the values of X-Forwarded-For, in their order, separated by commas.
         """
-        proxies, peer = self._proxies, self._socket_address
-        if proxies is None or peer is None:
+        peer = self._socket_address
+        if not self.is_proxy or peer is None:
             return
-        host = proxies.find_client(peer[0], forwarded)
-        self._move("" if proxies.trusts(host) else limited_address(host))
-        self.address = (host, 0) if host != peer[0] else peer
+        client = self._proxies.find_client(peer[0], forwarded)
+        self.count_pending(False, 0)  # further bytes count in the quota of the client
+        self.quota = self._load.quotas.of_address(client.limited) if client.limited else None
+        self.address = (client.address, 0) if client.address != peer[0] else peer
 
     def forget_client(self) -> None:
         """The client of the last request is not that of the next one, if a trusted proxy is connected."""
-        if self._proxies is not None:
+        if self.is_proxy:
             self.address = self._socket_address
-
-    def _move(self, address: str) -> None:
-        """Count further bytes in the quota of `address`; empty: in none."""
-        self.count_pending(False, 0)
-        self.quota = self._load.quotas.of_address(address) if address else None
 
     def count_pending(self, unfinished: bool, size: int) -> None:
         """Set whether a request has not arrived whole, and how many bytes are held that belong to no whole request."""

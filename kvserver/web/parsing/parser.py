@@ -271,7 +271,7 @@ class RequestParser:
             raise BadRequest(fault)
         request.path, query = routes.split_target(message.target)
         request.keep_alive = parser.should_keep_alive()
-        self._peer.identify(message.forwarded)
+        self._peer.identify(b",".join(message.forwarded))
         request.scope = create_scope(request, query, self._peer.address, self._peer.quota)
         if message.is_upgrade:
             return

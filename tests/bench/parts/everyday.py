@@ -114,6 +114,18 @@ def _command(*words: str) -> bytes:
     return request("GET", "/" + "/".join(words))
 
 
+def _passed_on(method: str, key: str, body: bytes | None = None) -> bytes:
+    """Return a request as a proxy passes it on, for one of many clients, each request with an id of its own."""
+    return _version1(
+        method,
+        key,
+        body,
+        X_Forwarded_For=f"203.0.113.{random.randrange(250)}",
+        X_Forwarded_Proto="https",
+        X_Request_Id=f"{random.randrange(1 << 63):032x}",
+    )
+
+
 def _put_of(*words: str) -> bytes:
     """Return a command whose last word, the value, is the body."""
     return request("PUT", "/" + "/".join(words), VALUE)
@@ -153,6 +165,7 @@ def _patch(key: str) -> bytes:
 
 READS: Final = (
     Row("GET", lambda key: _version1("GET", key), "GET", lambda key: _command("GET", f"{key}.txt"), with_token=True),
+    Row("GET behind a proxy", lambda key: _passed_on("GET", key), "GET", lambda key: _command("GET", f"{key}.txt")),
     # of an empty value: behind any other Content-Length wrk waits for the body
     Row("HEAD", lambda key: _version1("HEAD", _EMPTY + key), "STRLEN", lambda key: _command("STRLEN", _EMPTY + key)),
     Row(
@@ -182,6 +195,7 @@ READS: Final = (
 
 WRITES: Final = (
     Row("PUT", lambda key: _version1("PUT", key, VALUE), "SET", lambda key: _put_of("SET", key), with_token=True),
+    Row("PUT behind a proxy", lambda key: _passed_on("PUT", key, VALUE), "SET", lambda key: _put_of("SET", key)),
     Row(
         "increment",
         lambda key: _version1("POST", f"{_COUNTERS}{key}?incr=1", b""),

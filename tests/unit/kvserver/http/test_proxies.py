@@ -18,25 +18,25 @@ inside = st.integers(0, (1 << 24) - 1).map(lambda number: IPv4Address((10 << 24)
 @pytest.mark.parametrize(
     ("forwarded", "client"),
     [
-        ([], "127.0.0.1"),
-        ([b""], "127.0.0.1"),
-        ([b"203.0.113.5"], "203.0.113.5"),
-        ([b"198.51.100.1, 203.0.113.5"], "203.0.113.5"),  # the client said the first itself
-        ([b"198.51.100.1", b"203.0.113.5"], "203.0.113.5"),
-        ([b"203.0.113.5, 10.1.2.3"], "203.0.113.5"),
-        ([b"10.1.2.3,127.0.0.1"], "10.1.2.3"),
-        ([b"203.0.113.5:4711"], "203.0.113.5"),
-        ([b"2001:db8::1"], "2001:db8::1"),
-        ([b"[2001:db8::1]:4711, fd00::7"], "2001:db8::1"),
-        ([b"::ffff:203.0.113.5"], "203.0.113.5"),
-        ([b"unknown"], "127.0.0.1"),
-        ([b"203.0.113.5, unknown, 10.1.2.3"], "10.1.2.3"),
-        ([b"203.0.113.5,"], "127.0.0.1"),
-        ([b"\xff\xfe"], "127.0.0.1"),
+        (b"", "127.0.0.1"),
+        (b"203.0.113.5", "203.0.113.5"),
+        (b"198.51.100.1, 203.0.113.5", "203.0.113.5"),  # the client said the first itself
+        (b"198.51.100.1,203.0.113.5", "203.0.113.5"),
+        (b"203.0.113.5, 10.1.2.3", "203.0.113.5"),
+        (b"10.1.2.3,127.0.0.1", "10.1.2.3"),
+        (b"203.0.113.5:4711", "203.0.113.5"),
+        (b"2001:db8::1", "2001:db8::1"),
+        (b"[2001:db8::1]:4711, fd00::7", "2001:db8::1"),
+        (b"::ffff:203.0.113.5", "203.0.113.5"),
+        (b"unknown", "127.0.0.1"),
+        (b"203.0.113.5, unknown, 10.1.2.3", "10.1.2.3"),
+        (b"203.0.113.5,", "127.0.0.1"),
+        (b"\xff\xfe", "127.0.0.1"),
     ],
 )
-def test_the_last_address_that_is_no_proxy_is_the_client(forwarded: list[bytes], client: str) -> None:
-    assert PROXIES.find_client("127.0.0.1", forwarded) == client
+def test_the_last_address_that_is_no_proxy_is_the_client(forwarded: bytes, client: str) -> None:
+    limited = "" if PROXIES.trusts(client) else limited_address(client)
+    assert PROXIES.find_client("127.0.0.1", forwarded) == (client, limited)
 
 
 @given(st.lists(st.text(max_size=20)), outside, st.lists(inside, max_size=3))
@@ -44,7 +44,13 @@ def test_what_a_client_says_itself_changes_nothing(
     said: list[str], client: IPv4Address, hops: list[IPv4Address]
 ) -> None:
     header = ",".join([*said, str(client), *map(str, hops)]).encode("latin-1", "replace")
-    assert PROXIES.find_client("10.0.0.1", [header]) == str(client)
+    assert PROXIES.find_client("10.0.0.1", header) == (str(client), str(client))
+
+
+def test_long_headers_are_read_alike() -> None:
+    for length in (255, 256, 257, 5000):
+        header = b"203.0.113.5, 10.0.0.1".rjust(length, b",")
+        assert PROXIES.find_client("10.0.0.1", header) == ("203.0.113.5", "203.0.113.5")
 
 
 def test_nobody_is_trusted_unless_named() -> None:

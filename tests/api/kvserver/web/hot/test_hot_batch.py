@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.tokens import publish_tokens
+from kvserver.store.pending import Pending
 from tests import effort
 from tests.api.kvserver.web.hot.test_hotpath import MAX_VALUE, Roads, get, put, roads, same, token
-from tests.api.site import running_site
+from tests.api.site import Site, running_site
 
 __all__ = ["roads"]  # a fixture
 
@@ -55,6 +56,7 @@ TAKEN = [
     batch(op("get"), fields=("Origin: http://page",)),
     batch(*[op("put", f"k{number}", value="v") for number in range(128)]),
     batch(*[op("get", f"k{number}") for number in range(128)]),
+    batch(op("get"), fields=("X-Request-Id: mine",)),
 ]
 LEFT = [
     batch(),
@@ -64,7 +66,6 @@ LEFT = [
     batch(op("get"), fields=("Accept-Encoding: gzip",)),
     batch(op("get"), fields=("Idempotency-Key: k",)),
     batch(op("put", value="x"), fields=("Idempotency-Key: k",)),
-    batch(op("get"), fields=("X-Request-Id: mine",)),
     batch(op("get"), fields=("Content-Encoding: gzip",)),
     batch(op("get"), fields=(JSON,)),
     batch(*[op("get", f"k{number}") for number in range(129)]),
@@ -118,7 +119,16 @@ OPERATIONS = st.one_of(
     st.builds(lambda key: op("put", key), KEYS),
 )
 FIELDS = st.lists(
-    st.sampled_from(["Accept: application/json", "User-Agent: x", "Connection: close", "Accept-Encoding: br", "X: y"]),
+    st.sampled_from(
+        [
+            "Accept: application/json",
+            "User-Agent: x",
+            "Connection: close",
+            "Accept-Encoding: br",
+            "X: y",
+            "X-Request-Id: i",
+        ]
+    ),
     max_size=2,
     unique=True,
 ).map(tuple)
@@ -162,3 +172,33 @@ def test_tokens_count_in_batches_on_both(roads: Roads) -> None:
             roads.taken.clear()
             same(closed, *[batch(*each, fields=(f"Authorization: Bearer {bearer}",)) for each in asked])
             assert len(roads.taken) == count, bearer
+
+
+def test_a_client_may_leave_while_its_batch_waits(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writes are done, its answer is dropped, and it is counted as gone, on either road."""
+    noted: list[tuple[Any, ...]] = []
+    for site in (roads.hot, roads.plain):
+        monkeypatch.setattr(site.front.context, "access_log", lambda *given: noted.append((*given[:4], given[5])))
+        roads.taken.clear()
+        site.run(leave_early(site, batch(op("put", value="left"), op("delete", "b"))))
+        assert len(roads.taken) == (site is roads.hot)
+        assert site.ask("GET", "/v1/kv/%7Bt%7Da").body == b"left"
+    assert noted[0] == noted[2] == ("127.0.0.1", "POST", b"/v1/batch", 499, b"")
+
+
+async def leave_early(site: Site, data: bytes) -> None:
+    """Send `data`, and leave before the shard gets what it asks for."""
+    front, link = site.front, site.client.links.of_key(b"{t}")
+    held: list[Pending] = []
+    enqueue, link.enqueue = link.enqueue, held.append  # type: ignore[method-assign]
+    try:
+        client = await front.connect()
+        await client.send(data)
+        await front.until(lambda: held)
+        client.reset()
+        await front.until(lambda: not front.context.connections)
+    finally:
+        link.enqueue = enqueue  # type: ignore[method-assign]
+    assert front.context.load.in_flight == 1 and front.context.load.bytes_held > 0
+    enqueue(held[0])
+    await front.until(lambda: not front.context.load.in_flight)

@@ -60,6 +60,7 @@ TAKEN = [
     get("/v1/kv?limit=2", "Accept: application/json"),
     get("/v1/kv?limit=2", "Accept: application/x-ndjson;q=0.5, application/json"),
     get("/v1/kv?limit=2", "Accept-Encoding: identity"),
+    get("/v1/kv?limit=2", "X-Request-Id: mine"),
 ]
 LEFT = [
     listed(limit=101),
@@ -78,7 +79,6 @@ LEFT = [
     get("/v1/kv", LINES),
     get("/v1/kv?limit=2", LINES),
     get("/v1/kv?limit=2", "Accept-Encoding: gzip"),
-    get("/v1/kv?limit=2", "X-Request-Id: mine"),
     get("/v1/kv?limit=2", "If-None-Match: *"),
     get("/v1/kv?limit=2", "Content-Length: 0"),
     put("/v1/kv?limit=2", b"x", method="GET"),

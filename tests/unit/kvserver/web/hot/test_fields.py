@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.web.hot.fields import read_fields, split_varying
+from kvserver.web.hot.fields import NOTHING_VARIES, VaryingFields, read_fields, split_varying
 
 
 def test_fields_of_the_subset() -> None:
@@ -61,7 +61,7 @@ def test_the_type_of_a_form_is_stored_as_none() -> None:
 )
 def test_what_varies_is_split_off(block: bytes, varying: dict[str, str], rest: bytes) -> None:
     split = split_varying(block)
-    assert split is not None and split == (rest, varying) and list(split[1]) == list(varying), "in their order"
+    assert split == (rest, VaryingFields(varying)) and list(split[1].asked) == list(varying), "in their order"
     assert read_fields(block) is None and read_fields(rest) is not None
 
 
@@ -84,7 +84,7 @@ def test_what_varies_is_split_off(block: bytes, varying: dict[str, str], rest: b
     ],
 )
 def test_what_is_not_of_the_plain_form_is_left(block: bytes) -> None:
-    assert split_varying(block) == (block, {})
+    assert split_varying(block) == (block, NOTHING_VARIES)
     assert block in (b"\r\nHost: h\r\n", b"\r\nHost: h\r\nAccept: If-Match: a\r\n") or read_fields(block) is None
 
 
@@ -96,6 +96,27 @@ def test_a_line_that_continues_one_is_left() -> None:
 @pytest.mark.parametrize("second", [b"If-Match: a", b"if-match: b", b"IF-MATCH:a"])
 def test_what_comes_twice_is_not_taken(second: bytes) -> None:
     assert split_varying(b"\r\nHost: h\r\nIf-Match: a\r\nAccept: b\r\n%b\r\n" % second) is None
+
+
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"X-Request-Id"])
+def test_nor_what_a_proxy_says_twice(name: bytes) -> None:
+    assert split_varying(b"\r\nHost: h\r\n%b: a\r\n%b: a\r\n" % (name, name.lower())) is None
+
+
+@pytest.mark.parametrize(
+    ("block", "forwarded", "request_id"),
+    [
+        (b"\r\nX-Forwarded-For: 10.0.0.1, ::1\r\nHost: h\r\n", b"10.0.0.1, ::1", b""),
+        (b"\r\nHost: h\r\nX-REQUEST-ID:a.b-_9\r\nx-forwarded-for: no address\r\n", b"no address", b"a.b-_9"),
+        (b"\r\nHost: h\r\nX-Request-Id: no good\r\n", b"", b""),
+        (b"\r\nHost: h\r\nX-Request-Id: %b\r\n" % (b"i" * 64), b"", b"i" * 64),
+        (b"\r\nHost: h\r\nX-Request-Id: %b\r\n" % (b"i" * 65), b"", b""),
+        (b"\r\nTraceParent: 00-1\r\nHost: h\r\nX-B3-ParentSpanId: 5\r\ntracestate: a\r\ntracestate: b\r\n", b"", b""),
+    ],
+)
+def test_what_proxies_and_tracers_say_is_split_off(block: bytes, forwarded: bytes, request_id: bytes) -> None:
+    id_line = b"x-request-id: %b\r\n" % request_id if request_id else b""
+    assert split_varying(block) == (b"\r\nHost: h\r\n", VaryingFields({}, forwarded, request_id, id_line))
 
 
 @given(
@@ -110,7 +131,7 @@ def test_nothing_is_lost(lines: list[tuple[str, str]]) -> None:
     split = split_varying(block)
     if split is not None:
         rest, varying = split
-        taken = [f"{name}:{value}".lower() for name, value in varying.items()]
+        taken = [f"{name}:{value}".lower() for name, value in varying.asked.items()]
         left = rest.decode().split("\r\n")
         given_lines = [line.replace(": ", ":", 1).lower() for line in block.decode().split("\r\n")]
         assert sorted([*taken, *[line.replace(": ", ":", 1).lower() for line in left]]) == sorted(given_lines)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kvserver.http import routes
 from kvserver.http.value_headers import CACHING
 from kvserver.one_key.answers import Answer
+from kvserver.web.hot.fields import NOTHING_VARIES
 from kvserver.web.hot.hot_request import HotRequest
 from shards.wire.errors import NotFound
 from tests.unit.kvserver.web.hot.connections import Connection, fields_of
@@ -13,7 +15,7 @@ from tests.unit.kvserver.web.hot.connections import Connection, fields_of
 
 def written(method: str, answer: Answer) -> bytes:
     connection = Connection()
-    HotRequest(connection, method, b"/v1/kv/k", False, fields_of(), 0.0).write_answer(answer)
+    HotRequest(connection, method, routes.KV, b"/v1/kv/k", fields_of(), NOTHING_VARIES, 0.0).write_answer(answer)
     assert connection.recorded == [(method, b"/v1/kv/k", answer.status)]
     return connection.written
 
@@ -34,7 +36,7 @@ def test_an_answer_without_a_body(method: str, status: int) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_an_error(method: str) -> None:
     connection = Connection()
-    HotRequest(connection, method, b"/v1/kv/k", False, fields_of(), 0.0).write_error(NotFound())
+    HotRequest(connection, method, routes.KV, b"/v1/kv/k", fields_of(), NOTHING_VARIES, 0.0).write_error(NotFound())
     head, _, body = connection.written.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 ") and b"x-request-id: " in head and b"content-length: " in head
     assert (b'"code":"not_found"' in body) == (method == "GET")
@@ -43,5 +45,5 @@ def test_an_error(method: str) -> None:
 
 def test_memorykvs_clients_get_their_own_errors() -> None:
     connection = Connection()
-    HotRequest(connection, "DELETE", b"/k", True, fields_of(), 0.0).write_error(NotFound())
+    HotRequest(connection, "DELETE", routes.KEY, b"/k", fields_of(), NOTHING_VARIES, 0.0).write_error(NotFound())
     assert connection.written.endswith(b"content-length: 0\r\n\r\n")

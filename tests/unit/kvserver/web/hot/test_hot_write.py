@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from kvserver.access.grants import Grants
+from kvserver.http import routes
 from kvserver.http.compression import LARGE, SMALLEST
 from kvserver.one_key.changes import Change
 from kvserver.web.exchange import Exchange
+from kvserver.web.hot.fields import NOTHING_VARIES
 from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.hot.hot_write import HotWrite, KeyChange, RootWrite
 from kvserver.web.limits.load import LARGE_ANSWER
@@ -31,9 +33,8 @@ def begin(
         board=SimpleNamespace(last_revision=lambda: 0),
         report_missed_delete=lambda key, end: connection.recorded.append(("absent", key, end)),
     )
-    request = HotRequest(
-        connection, "PUT" if has_body else "DELETE", b"/k" if at_root else b"/v1/kv/k", at_root, fields, 0
-    )
+    route, path = (routes.KEY, b"/k") if at_root else (routes.KV, b"/v1/kv/k")
+    request = HotRequest(connection, "PUT" if has_body else "DELETE", route, path, fields, NOTHING_VARIES, 0)
     return (RootWrite if at_root else KeyChange)(request, store, grants, change, 4)
 
 

@@ -48,14 +48,14 @@ def test_behind_a_trusted_proxy_each_request_has_a_client_of_its_own() -> None:
     peer = Peer(load, Proxies("10.0.0.0/8"))
     assert peer.connect(PROXY) == 0
     assert peer.quota is None, "a proxy has no quota"
-    peer.identify([b"198.51.100.1, 203.0.113.5"])
+    peer.identify(b"198.51.100.1, 203.0.113.5")
     assert peer.address == ("203.0.113.5", 0) and peer.quota is load.quotas.of_address("203.0.113.5")
     peer.count_pending(True, 5)
-    peer.identify([b"203.0.113.6"])
+    peer.identify(b"203.0.113.6")
     assert load.bytes_held == 0, "what the former client held is given back"
     peer.forget_client()
     assert peer.address == PROXY
-    peer.identify([])
+    peer.identify(b"")
     assert peer.address == PROXY and peer.quota is None
 
 
@@ -64,7 +64,7 @@ def test_others_cannot_speak_for_their_clients() -> None:
     peer = Peer(load, Proxies("10.0.0.0/8"))
     peer.connect(("192.0.2.1", 1))
     quota = peer.quota
-    peer.identify([b"203.0.113.5"])
+    peer.identify(b"203.0.113.5")
     peer.forget_client()
     assert peer.address == ("192.0.2.1", 1) and peer.quota is quota
 
@@ -72,6 +72,6 @@ def test_others_cannot_speak_for_their_clients() -> None:
 def test_a_unix_socket_has_no_address() -> None:
     load, _ = make_load()
     peer = Peer(load, Proxies("10.0.0.0/8"))
-    peer.identify([b"203.0.113.5"])
+    peer.identify(b"203.0.113.5")
     peer.forget_client()
     assert peer.address is None and peer.quota is None

@@ -1,0 +1,68 @@
+"""Batches of the hot path: what they charge, and who answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kvserver.http import routes
+from kvserver.web.exchange import Exchange
+from kvserver.web.hot.fields import NOTHING_VARIES
+from kvserver.web.hot.hot_batch import HotBatch
+from kvserver.web.hot.hot_request import HotRequest
+from shards.wire.errors import KVError, Unavailable
+from tests.unit.kvserver.web.hot.connections import Connection, fields_of
+
+
+async def run(work: bytes | Exception, left: bool = False, stopping: bool = False) -> Connection:
+    """A batch whose work waits, then gives this. `left`: its client leaves meanwhile; `stopping`: the worker stops."""
+    connection: Any = Connection()
+    connection.loop = asyncio.get_running_loop()
+    connection.flow.reset = lambda: connection.finished.append("reset")
+    fields = fields_of(b"Content-Type: application/json\r\nContent-Length: 9\r\n")
+    request = HotRequest(connection, "POST", routes.BATCH, b"/v1/batch", fields, NOTHING_VARIES, 0.0)
+    connection.answering = batch = HotBatch(request, None)
+    may_go_on = asyncio.Event()
+
+    async def do() -> bytes:
+        await may_go_on.wait()
+        if isinstance(work, Exception):
+            raise work
+        return work
+
+    batch.start(do())
+    load, quota = connection.context.load, connection.peer.quota
+    assert (load.in_flight, load.bytes_held, quota.in_flight, quota.bytes) == (1, 9, 1, 9)
+    connection.answering.disconnected, load.stopping = left, stopping
+    may_go_on.set()
+    while not connection.finished:
+        await asyncio.sleep(0)
+    assert (load.in_flight, load.bytes_held, load.quotas.is_empty) == (0, 0, True)
+    return connection
+
+
+def test_the_answer_is_in_the_format_of_the_batch() -> None:
+    connection = asyncio.run(run(b"[]"))
+    assert connection.written.startswith(b"HTTP/1.1 200 ") and connection.written.endswith(b"\r\n\r\n[]")
+    assert b"\r\ncontent-type: application/json\r\ncontent-length: 2\r\n" in connection.written
+    assert connection.finished == ["write"] and connection.recorded == [("POST", b"/v1/batch", 200)]
+
+
+def test_a_worker_that_stops_closes_after_the_answer() -> None:
+    connection = asyncio.run(run(b"[]", stopping=True))
+    assert b"\r\nconnection: close\r\n" in connection.written and connection.finished == [False]
+
+
+@pytest.mark.parametrize("work", [b"[]", Unavailable(), RuntimeError("on purpose")], ids=str)
+def test_a_client_that_left_gets_nothing(work: bytes | Exception) -> None:
+    connection = asyncio.run(run(work, left=True))
+    assert isinstance(connection.answering, Exchange)
+    assert connection.written == b"" and connection.recorded == [("POST", b"/v1/batch", 499)]
+
+
+@pytest.mark.parametrize(("error", "status"), [(Unavailable(), 503), (KVError(), 500), (RuntimeError("fault"), 500)])
+def test_an_error_is_answered(error: Exception, status: int) -> None:
+    connection = asyncio.run(run(error))
+    assert connection.written.startswith(b"HTTP/1.1 %d " % status) and connection.finished == [True]
