@@ -6,17 +6,17 @@ there are; it has another sense of chance, other clocks and no room; it keeps fe
 
 from __future__ import annotations
 
-import random
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from shards.host.board import Board
 from shards.keys import budget
@@ -59,33 +59,60 @@ from tests.stores import new_store
 from tests.times import at
 
 NOW = 1_700_000_000_000
-KEYS = st.sampled_from([b"{t}", b"{t}1", b"a/{t}2", b"{t}3"])
-VALUES = st.sampled_from([b"", b"7", b'{"a":1}', b"v" * 20, b"v" * 60])
-TTLS = st.sampled_from([0, 0, 1, 3, 5])
-CONDITIONS = st.sampled_from([None, None, Condition("*"), Condition(None, "*"), Condition([3, 5, 9, 12])])
-OF_ONE_KEY: st.SearchStrategy[OfOneKey] = st.one_of(
-    st.builds(Put, KEYS, VALUES, st.just(""), TTLS, st.just(0), st.booleans(), CONDITIONS),
-    st.builds(Put, KEYS, VALUES, st.just("a/b"), st.just(0), TTLS.map(lambda ms: NOW + 10**7 + ms)),
-    st.builds(Delete, KEYS, st.booleans(), CONDITIONS),
-    st.builds(Touch, KEYS, TTLS, st.just(0), CONDITIONS),
-    st.builds(Incr, KEYS, st.integers(-1, 99), TTLS),
-    st.builds(Patch, KEYS, st.sampled_from([b'{"a":2}', b'{"b":[1]}', b"[]"])),
-    st.builds(Get, KEYS, st.just(1)),
-)
-BATCHES = st.builds(AtomicBatch, st.lists(OF_ONE_KEY, min_size=1, max_size=4))
-IDENTITIES = st.integers(1, 9).map(lambda number: b"%018d" % number)
-CHANGES = st.one_of(OF_ONE_KEY.filter(lambda operation: not isinstance(operation, Get)), BATCHES)
-ONCE = st.builds(Once, CHANGES, IDENTITIES, st.sampled_from([b"f" * 16, b"f" * 16, b"g" * 16]))
-OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
-    OF_ONE_KEY,
-    OF_ONE_KEY,
-    BATCHES,
-    ONCE,
-    ONCE,
-    st.builds(MarkPrefix, st.just(b"{t}")),
-    st.builds(DeletePrefix, st.just(b"{t}"), st.just(b""), st.integers(1, 40), st.integers(0, 3)),
-)
-PASSED_MS = st.sampled_from([0, 0, 1, 2, 5, HELD_MS, KEEP_MS // 2])
+KEYS = [b"{t}", b"{t}1", b"a/{t}2", b"{t}3", b"{t}4"]
+VALUES = [b"", b"7", b'{"a":1}', b"v" * 20, b"v" * 60]
+CONDITIONS = [*[None] * 6, Condition("*"), Condition(None, "*"), Condition([3, 5, 9, 12])]
+PATCHES = [b'{"a":2}', b'{"b":[1]}', b"[]"]
+PASSED_MS = [0, 0, 1, 2, 5, 5, HELD_MS, KEEP_MS // 2]
+
+
+class Chance(Random):
+    """Makes operations, by a seed: many more of them than a strategy would."""
+
+    def of_one_key(self) -> OfOneKey:
+        key, condition, ttl_ms = self.choice(KEYS), self.choice(CONDITIONS), self.choice([0, 0, 1, 3, 5, 9])
+        match self.randrange(8):
+            case 0 | 1:
+                return Put(key, self.choice(VALUES), "", ttl_ms, 0, self.random() < 0.5, condition)
+            case 2:
+                return Put(key, self.choice(VALUES), "a/b", 0, NOW + 10**7 + ttl_ms)
+            case 3:
+                return Delete(key, self.random() < 0.5, condition)
+            case 4:
+                return Touch(key, ttl_ms, 0, condition)
+            case 5:
+                return Incr(key, self.randrange(-1, 99), ttl_ms)
+            case 6:
+                return Patch(key, self.choice(PATCHES))
+            case _:
+                return Get(key, 1)
+
+    def batch(self) -> AtomicBatch:
+        return AtomicBatch([self.of_one_key() for _ in range(self.randrange(1, 4))])
+
+    def once(self) -> Once:
+        operation = self.of_one_key() if self.random() < 0.7 else self.batch()
+        changes = operation if not isinstance(operation, Get) else Put(operation.key, b"")
+        return Once(changes, b"%018d" % self.randrange(9), self.choice([b"f" * 16, b"f" * 16, b"g" * 16]))
+
+    def operation(self) -> Operation:
+        match self.randrange(10):
+            case 0:
+                return self.batch()
+            case 1 | 2:
+                return self.once()
+            case 3:
+                prefix = b"{t}"
+                return (
+                    MarkPrefix(prefix)
+                    if self.random() < 0.5
+                    else DeletePrefix(prefix, b"", self.randrange(200), self.randrange(3))
+                )
+            case _:
+                return self.of_one_key()
+
+
+SEEDS = st.integers(0, 2**32)
 
 
 class Machine:
@@ -113,7 +140,7 @@ class Machine:
         if self.writer.keyspace.evictor is not None:
             stamps = open_last_use_table(self.board)
             assert stamps is not None
-            self.writer.keyspace.evictor = Evictor(stamps, random.Random(self.seed).random, 3)
+            self.writer.keyspace.evictor = Evictor(stamps, Random(self.seed).random, 3)
 
     def stop(self) -> None:
         self.log.close()
@@ -165,7 +192,7 @@ class Machines(RuleBasedStateMachine):
         self.kept: Path | None = None
         self.starved: list[tuple[Operation, int]] = []
 
-    @initialize(limit=st.sampled_from([(0, "reject"), (150, "reject"), (150, "evict")]))
+    @initialize(limit=st.sampled_from([(0, "reject"), (120, "reject"), (120, "evict"), (90, "evict")]))
     def start(self, limit: tuple[int, str]) -> None:
         max_memory, on_full = limit
         for name in ("steady", "shaky"):
@@ -227,27 +254,35 @@ class Machines(RuleBasedStateMachine):
         for machine in self.machines:
             machine.writer.announcements.clear()
 
-    @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=8), passed_ms=PASSED_MS, crash_after=st.integers(0, 6))
-    def decide(self, operations: list[Operation], passed_ms: int, crash_after: int) -> None:
-        self.now_ms += passed_ms
-        self.send(operations, crash_after)
+    @rule(seed=SEEDS, crash_after=st.integers(0, 6))
+    def decide(self, seed: int, crash_after: int) -> None:
+        chance = Chance(seed)
+        for _ in range(10):
+            self.now_ms += chance.choice(PASSED_MS)
+            self.send([chance.operation() for _ in range(chance.randrange(1, 8))], crash_after)
+            crash_after = 99
+            if chance.random() < 0.4:
+                self.expire(chance.randrange(2), chance.randrange(-2, 2), chance.randrange(1, 9), chance.random() < 0.5)
+            if self.starved:
+                self.evict(chance.randrange(2))
 
-    @rule(passed_ms=PASSED_MS, proposer=st.integers(0, 1), late=st.integers(-2, 2), most=st.integers(1, 9))
-    def expire(self, passed_ms: int, proposer: int, late: int, most: int) -> None:
+    @rule(proposer=st.integers(0, 1), late=st.integers(-2, 2), most=st.integers(1, 9), surveyed=st.booleans())
+    def expire(self, proposer: int, late: int, most: int, surveyed: bool) -> None:
         """A machine proposes by its own clock, which is not that of the order."""
-        self.now_ms += passed_ms
+        while surveyed and not self.shaky.writer.keyspace.is_surveyed:
+            self.shaky.writer.keyspace.survey(2)
         due = [machine.writer.list_due(at(self.now_ms + late), most) for machine in self.machines]
         if all(machine.writer.keyspace.is_surveyed for machine in self.machines):
             assert due[0] == due[1]
         if (proposed := due[proposer]) is not None:
             self.send([proposed, proposed])
 
-    @rule(keys=st.lists(st.tuples(KEYS, st.integers(1, 30)), max_size=4), kind=st.sampled_from([Expire, Evict]))
-    def propose_anything(self, keys: list[tuple[bytes, int]], kind: type[Expire] | type[Evict]) -> None:
-        self.send([kind(keys)])
+    @rule(seed=SEEDS, kind=st.sampled_from([Expire, Evict]))
+    def propose_any(self, seed: int, kind: type[Expire] | type[Evict]) -> None:
+        """What may have changed meanwhile."""
+        chance, entries = Chance(seed), entries_of(self.steady.map)
+        self.send([kind([(key, entry[0] - chance.randrange(2)) for key, entry in entries.items()])])
 
-    @precondition(lambda self: self.starved)
-    @rule(proposer=st.integers(0, 1))
     def evict(self, proposer: int) -> None:
         """For what could not be done, which is proposed again."""
         writer = self.machines[proposer].writer
@@ -256,7 +291,7 @@ class Machines(RuleBasedStateMachine):
         self.send([operation] if evict is None else [evict, operation], 1)
         writer.restore_victims()
 
-    @rule(key=KEYS)
+    @rule(key=st.sampled_from(KEYS))
     def read(self, key: bytes) -> None:
         """On one of them alone."""
         stamps = open_last_use_table(self.shaky.board)
@@ -303,4 +338,4 @@ class Machines(RuleBasedStateMachine):
 
 
 TestMachines = Machines.TestCase
-TestMachines.settings = settings(max_examples=effort.times(15), stateful_step_count=30, deadline=None)
+TestMachines.settings = settings(max_examples=effort.times(25), stateful_step_count=30, deadline=None)
