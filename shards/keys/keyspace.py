@@ -75,7 +75,7 @@ class Keyspace:
         evictor: finds keys to evict when memory is full; None: writes that need more are refused.
 
     Attributes:
-        recent: from keys that changed lately to their entries; None: deleted.
+        recent: from keys that changed lately, or are about to, to their entries; None: they have none.
         expiries: when keys are to be looked at.
         expiring: number of keys with an expiry.
         bytes: sum of the sizes of keys and values, expired ones included until they are deleted.
@@ -186,11 +186,12 @@ class Keyspace:
         """Return at most `most` keys that have expired at `now`, with their revisions, in the order of
         `ExpiryHeaps.take_due`.
 
-        Until the next `commit` they are not found again, unless by `restore_taken`. Keys that the survey has not come
+        Until the next `commit` they are not found again, unless by `restore_due`. Keys that the survey has not come
         to are not found yet.
         """
         due = self.expiries.take_due(now, most, self.find_entry)
         self._due += due
+        self.recent.update(due)  # they are looked up again when the proposal is decided
         return [(key, entry[REVISION]) for key, entry in due]
 
     def take_victims(
@@ -210,16 +211,21 @@ class Keyspace:
                 break
             key, entry = oldest
             taken.append((key, entry[REVISION]))
+            self.recent[key] = entry  # it is looked up again when the proposal is decided
             size += len(key) + entry[SIZE]
         return taken, size
 
     def restore_taken(self) -> None:
         """Find again what was taken to be proposed, and was not decided."""
+        self.restore_due()
+        if self.evictor is not None:
+            self.evictor.restore_taken()
+
+    def restore_due(self) -> None:
+        """Find again what `take_due` has returned, and was not decided."""
         for key, entry in self._due:
             self.expiries.schedule(key, entry[EXPIRY])
         self._due.clear()
-        if self.evictor is not None:
-            self.evictor.restore_taken()
 
     def _take_one(
         self, staged: Container[bytes], spared: Container[bytes], steady_ms: int
