@@ -21,7 +21,7 @@ from shards.order.messages import (
     init_of,
 )
 from shards.order.order import Message
-from shards.order.replica import Effect, Member, Replica, Session, StateError, decode_state, encode_state, is_void
+from shards.order.replica import Effect, Member, Replica, Session, StateError, decode_state, encode_state
 
 INIT = init_of("store", "epoch", 100, ["a", "b", "c"], {"value": 7})
 
@@ -199,7 +199,3 @@ def test_the_hash_tells_what_was_made_of_messages(fed: Fed) -> None:
 def test_a_state_that_is_none_is_refused() -> None:
     with pytest.raises(StateError, match="cannot be read"):
         decode_state(b"nonsense")
-
-
-def test_what_is_void() -> None:
-    assert is_void(None) and is_void(Void()) and not is_void(In())
