@@ -122,6 +122,7 @@ class Follow:
             return
         self._identity = facts.identity
         self._follower = stream.Follower(frame.after)
+        self._looks = self._skips = 0
         self._send(link.Opened(*facts.identity, facts.first, facts.last))
         self._see(facts.last)
 
@@ -271,8 +272,13 @@ async def serve(options: argparse.Namespace) -> None:
         if current is not None:
             current.cancel()
         current = asyncio.current_task()
-        with contextlib.suppress(asyncio.CancelledError, OSError, link.LinkError, ExceptionGroup):
-            await Follow(engine, options, writer).run(reader)
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                await Follow(engine, options, writer).run(reader)
+            except* OSError as group:
+                log.debug("the shard is gone: %s", group.exceptions[0])
+            except* Exception:
+                log.exception("a connection of the shard is given up")
         writer.close()
 
     path = Path(options.run_dir) / link.SOCKET_NAME
