@@ -32,7 +32,6 @@ from shards.order.messages import (
     Init,
     Out,
     Part,
-    Void,
     decode_message,
 )
 from shards.order.order import Message, OrderError
@@ -162,6 +161,11 @@ class Replica:
         """The sequence behind which this must be fed: that of the last message, or before an unfinished group."""
         return self._next - 1
 
+    @property
+    def kept_parts(self) -> set[int]:
+        """The sequences of the parts whose bytes are in memory: those of unfinished groups."""
+        return set(self._pieces)
+
     def deliver(self, message: Message) -> Effect | None:
         """Follow the next message, and return what it does.
 
@@ -269,8 +273,3 @@ class Replica:
         for sequence in session.parts:
             self._pieces.pop(sequence, None)
         session.parts = []
-
-
-def is_void(content: Content | None) -> bool:
-    """Whether a message changes nothing but counters."""
-    return content is None or isinstance(content, Void)
