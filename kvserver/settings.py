@@ -325,6 +325,14 @@ class ServerSettings(ProcessSettings):
         "port may follow, default 4222): each machine then runs its own. Or the addresses of servers that run already, "
         "as nats://10.0.0.1:4222,nats://10.0.0.2:4222. Needs --node, and implies one shard. Default: no cluster.",
     )
+    cluster_secret: Path | None = setting(
+        None,
+        path,
+        "FILE",
+        "File with the secret of the cluster, the same on all machines: 32 bytes at least, which `kvserver cluster "
+        "secret` makes. What the machines' nats-servers and users know each other by follows from it. Of servers that "
+        "run already: NAME:PASSWORD of a user of theirs. Only this user may be able to read it.",
+    )
     cluster_monitors: str | None = setting(
         None,
         _parse_monitors,
@@ -332,6 +340,13 @@ class ServerSettings(ProcessSettings):
         "Where the nats-servers of --cluster, if they run already, answer HTTP, as http://10.0.0.1:8222, separated by "
         "commas: they are asked whether they flush each message to the disk (sync_interval: always), without which a "
         "failure of the power could lose what was confirmed. Default: they are asked through the system account.",
+    )
+    cluster_tls_cert: Path | None = setting(
+        None, path, "FILE", "Certificate of this machine, in PEM, for TLS between the machines of the cluster."
+    )
+    cluster_tls_key: Path | None = setting(None, path, "FILE", "Its key, in PEM.")
+    cluster_tls_ca: Path | None = setting(
+        None, path, "FILE", "The authority that signed the certificates of all machines of the cluster, in PEM."
     )
     reads: str = setting(
         "linear",
@@ -353,6 +368,8 @@ class ServerSettings(ProcessSettings):
             raise SettingError(f"{given} needs {missing}: give both, or neither")
         if self.cluster is not None:
             self._check_cluster(self.cluster)
+        elif self.cluster_secret is not None:
+            raise SettingError("--cluster-secret needs --cluster: without one there is nobody to share it with")
         if self.on_full == "evict" and self.max_memory is None:
             raise SettingError("--on-full evict needs --max-memory: without a limit no key is ever evicted")
         least = max(self.max_batch, self.max_value) + (1 << 20)

@@ -47,7 +47,8 @@ from kvserver.client.model import (
     Written,
 )
 from kvserver.client.scans import AsyncScan
-from kvserver.client.transport.address import ENVIRONMENT, find_address, find_proxy, find_token
+from kvserver.client.transport.address import ENVIRONMENT, find_token
+from kvserver.client.transport.servers import find_servers
 from kvserver.client.transport.session import AsyncStream, Session
 
 T = TypeVar("T")
@@ -59,7 +60,8 @@ class AsyncClient(AsyncLiveVerbs):
     """A connection pool to one server, for the tasks of one event loop.
 
     Args:
-        url: default: KVSERVER_URL, else http://localhost:8080.
+        url: a URL, or the URLs of the servers of one cluster: a list, or with commas between them. The client uses the
+            first until it fails, then the next. Default: KVSERVER_URL, else http://localhost:8080.
         token: a text, or a function (also a coroutine function) that returns one and is called
             again when the server refuses it. Default: KVSERVER_TOKEN.
         timeout: seconds for one answer.
@@ -80,7 +82,7 @@ class AsyncClient(AsyncLiveVerbs):
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Iterable[str] | None = None,
         *,
         token: str | Callable[[], str | Awaitable[str]] | None = None,
         timeout: float = 10.0,
@@ -94,20 +96,21 @@ class AsyncClient(AsyncLiveVerbs):
         silence: float = 25.0,
         on_retry: OnRetry | None = None,
     ) -> None:
-        address = find_address(url)
+        servers = find_servers(url, proxy)
         found = token if callable(token) else find_token(token)
         self._options = Options(timeout, patience, idempotency)
         if connections < 1:
             raise ValueError(f"connections is 1 or more, not {connections}")
-        self._session = Session(address, found, connections, idle, ssl, find_proxy(address, proxy))
+        self._session = Session(servers, found, connections, idle, ssl)
         self._prefix = prefix
         self._silence = silence
+        self._servers = len(servers)
         self._on_retry = on_retry
         self._owns_session = True
 
     def __repr__(self) -> str:
         below = f", prefix={self._prefix!r}" if self._prefix else ""
-        return f"{type(self).__name__}({self._session.address.url!r}{below})"
+        return f"{type(self).__name__}({self._session.servers.urls!r}{below})"
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -382,7 +385,7 @@ class AsyncClient(AsyncLiveVerbs):
 
     async def _call(self, call: Call[T]) -> T:
         """Send a call, repeat it by the policy, and return what its answer says."""
-        return await self._run(policy.perform(call, self._options, secrets.token_urlsafe(16)))
+        return await self._run(policy.perform(call, self._options, secrets.token_urlsafe(16), self._servers))
 
     async def _run(self, script: Script[T]) -> T:
         """Carry out the steps of a script, and return its result."""

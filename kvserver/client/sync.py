@@ -46,8 +46,9 @@ from kvserver.client.model import (
     Written,
 )
 from kvserver.client.scans import Scan
-from kvserver.client.transport.address import ENVIRONMENT, find_address, find_proxy, find_token
+from kvserver.client.transport.address import ENVIRONMENT, find_token
 from kvserver.client.transport.pool import Pool, Stream
+from kvserver.client.transport.servers import find_servers
 
 T = TypeVar("T")
 OnRetry = Callable[[KVError, int, float], None]
@@ -58,7 +59,8 @@ class Client(LiveVerbs):
     """A connection pool to one server. Threads may share it, and it survives `fork`.
 
     Args:
-        url: default: KVSERVER_URL, else http://localhost:8080.
+        url: a URL, or the URLs of the servers of one cluster: a list, or with commas between them. The client uses the
+            first until it fails, then the next. Default: KVSERVER_URL, else http://localhost:8080.
         token: a text, or a function that returns one and is called
             again when the server refuses it. Default: KVSERVER_TOKEN.
         timeout: seconds for one answer.
@@ -79,7 +81,7 @@ class Client(LiveVerbs):
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Iterable[str] | None = None,
         *,
         token: str | Callable[[], str] | None = None,
         timeout: float = 10.0,
@@ -93,20 +95,21 @@ class Client(LiveVerbs):
         silence: float = 25.0,
         on_retry: OnRetry | None = None,
     ) -> None:
-        address = find_address(url)
+        servers = find_servers(url, proxy)
         found = token if callable(token) else find_token(token)
         self._options = Options(timeout, patience, idempotency)
         if connections < 1:
             raise ValueError(f"connections is 1 or more, not {connections}")
-        self._pool = Pool(address, found, connections, idle, ssl, find_proxy(address, proxy))
+        self._pool = Pool(servers, found, connections, idle, ssl)
         self._prefix = prefix
         self._silence = silence
+        self._servers = len(servers)
         self._on_retry = on_retry
         self._owns_pool = True
 
     def __repr__(self) -> str:
         below = f", prefix={self._prefix!r}" if self._prefix else ""
-        return f"{type(self).__name__}({self._pool.address.url!r}{below})"
+        return f"{type(self).__name__}({self._pool.servers.urls!r}{below})"
 
     def __enter__(self) -> Client:
         return self
@@ -389,7 +392,7 @@ class Client(LiveVerbs):
 
     def _call(self, call: Call[T]) -> T:
         """Send a call, repeat it by the policy, and return what its answer says."""
-        return self._run(policy.perform(call, self._options, secrets.token_urlsafe(16)))
+        return self._run(policy.perform(call, self._options, secrets.token_urlsafe(16), self._servers))
 
     def _run(self, script: Script[T]) -> T:
         """Carry out the steps of a script, and return its result."""

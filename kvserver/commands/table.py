@@ -39,6 +39,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, CommandRow]]] = {
         "stores": CommandRow("local.stores", "List the stores that run on this machine."),
         "stop": CommandRow("local.stop", "Stop the running server and wait until it has ended."),
         "token": CommandRow("local.token", "Create, list and revoke tokens."),
+        "cluster": CommandRow("cluster.group", "Set up a cluster of three machines, or try one out."),
     },
     "Tools": {
         "status": CommandRow("operate.status", "Show the state of a server."),

@@ -113,6 +113,7 @@ export class StatusView {
       ["Version", status.version],
       ["Up for", spanText(status.uptime_s)],
       ["Durability", DURABILITY[status.sync] ?? status.sync],
+      ...(status.cluster ? [["Cluster", clusterText(status.cluster)]] : []),
       ["Keys", countText(status.shards.reduce((sum, { keys }) => sum + keys, 0))],
       ["Memory", `${sizeText(memory.used)}${limit}`],
       ["Evicted", countText(memory.evicted)],
@@ -141,10 +142,18 @@ export class StatusView {
 const DURABILITY = { always: "each write flushed", everysec: "flushed each second", os: "left to the system", memory: "none: in memory" };
 const ALL_UP = "Everything is up.";
 
-function healthOf({ shards, log }) {
+/** Return which machine of a cluster this is, who its members are, and who is out. */
+function clusterText({ node, nodes, order }) {
+  const names = (isMember) => nodes.filter(({ member }) => member === isMember).map(({ name }) => name).join(" ");
+  const out = names(false);
+  return `${node} of ${names(true) || "none"}${out ? ` (${out} out)` : ""}${order.lag ? `, ${countOf(order.lag, "message")} behind` : ""}`;
+}
+
+function healthOf({ shards, log, cluster }) {
   const down = shards.filter(({ state }) => state !== "up").map(({ index, state }) => `shard ${index} is ${state}`);
   if (log.broken) down.push("the log is broken: writes are refused");
   if (log.full) down.push("the disk is full: writes are refused");
+  if (cluster && !cluster.current) down.push("this machine has lost its cluster: it shows no value");
   return down.length ? `${down.join(", ")}.` : ALL_UP;
 }
 

@@ -7,6 +7,7 @@
 - `run_dir`, `listening`: the run directory; the TCP listeners.
 - `children`, `child_specs`: starts, reaps and restarts processes; which processes these are.
 - `signals`, `banner`: requests to stop or reload; the text printed when the server is ready.
+- `cluster`: the engine and the order's process of a machine of a cluster.
 - `watch`: checks and maintenance while the store runs.
 - `metrics`: /metrics, in a process of its own.
 - `deployment`: code that the gunicorn configurations in `deploy` share.

@@ -11,19 +11,24 @@ from pathlib import Path
 import kvserver
 from kvserver.serve import listening
 from kvserver.serve.children import Child
-from kvserver.serve.joining import SOCKET, child_argv
+from kvserver.serve.cluster.files import ClusterSetup
+from kvserver.serve.cluster.processes import engine_argv, is_answering, order_argv
 from kvserver.serve.listening import Listeners
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, ProcessRow
 from shards.host.process import PARENT_VARIABLE
 from shards.host.settings import to_environ
+from shards.order import link
 
-SHARDS, GATEWAY, WEB = range(3)
-"""Stages. Shards start first, then everything else; stages stop in reverse order. The process that serves /metrics
-belongs to the shards' stage, so that it shows their progress at start and stop."""
+ENGINE, ORDER, SHARDS, GATEWAY, WEB = range(-3, 2)
+"""Stages. What a cluster needs starts first, then shards, then everything else; stages stop in reverse order. The
+process that serves /metrics belongs to the shards' stage, so that it shows their progress at start and stop."""
 
 CWD = Path(kvserver.__file__).parent.parent
 """Working directory of all children; `python -m` finds our packages there first."""
+
+_ORDER_GRACE_S = 3.0
+"""What is on its way was told to nobody: whoever starts it again sends it again."""
 
 _EXPORTER_GRACE_S = 2.0
 """The exporter has nothing to finish."""
@@ -45,20 +50,38 @@ class ChildSpecs:
         environ, fd = self.child_environ(), self._listeners.metrics.fileno()
         environ[listening.METRICS_FD_VARIABLE] = str(fd)
         return Child(
-            "metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd], _EXPORTER_GRACE_S
+            "metrics",
+            argv,
+            lambda pid: self._board.exporter.pid == pid,
+            SHARDS,
+            environ,
+            [fd],
+            _EXPORTER_GRACE_S,
+            after=ENGINE,
         )
+
+    def engine(self, setup: ClusterSetup) -> Iterator[Child]:
+        """Return the engine of a machine of a cluster, if this server starts one. Writes its configuration.
+
+        Raises `OSError`.
+        """
+        own = setup.own
+        if own is not None:
+            argv = engine_argv(setup, self._settings)
+            yield Child("engine", argv, lambda _: is_answering(own.monitor), ENGINE, self.child_environ())
+
+    def order(self, setup: ClusterSetup) -> Child:
+        """Return the process that carries the order of a cluster to the shard. Raises `OSError`."""
+        run_dir = self._board.path.parent
+        argv, socket_path = order_argv(setup, self._settings, run_dir), run_dir / link.SOCKET_NAME
+        environ = self.child_environ()
+        return Child("order", argv, lambda _: socket_path.is_socket(), ORDER, environ, grace_s=_ORDER_GRACE_S)
 
     def shards(self) -> Iterator[Child]:
         """Return all shards, in the order of their numbers."""
         for index in range(self._settings.shards):
             argv = [sys.executable, "-m", "shards", "--index", str(index)]
             yield Child(f"shard {index}", argv, self._shard_check(index), SHARDS, self.child_environ())
-
-    def order(self) -> Child:
-        """Return the process that carries the order of the cluster."""
-        run_dir = self._board.path.parent
-        argv = child_argv(self._settings, run_dir)
-        return Child("order", argv, lambda pid: (run_dir / SOCKET).is_socket(), SHARDS, self.child_environ())
 
     def gateway(self) -> Child:
         """Return the gunicorn master of the feed gateways."""

@@ -11,34 +11,36 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from kvserver.serve.cluster.files import setup_of
+from kvserver.serve.cluster.processes import engine_argv, order_argv
 from kvserver.settings import ServerSettings
 from shards.backup.archive import CLUSTER
 from shards.files import checksummed_json
 from shards.files.checksummed_json import Revision, StoreId, Words
 from shards.host.process import PARENT_VARIABLE
+from shards.order import link
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import Init, UnknownLevel, decode_message
 from shards.order.order import Identity, OrderError, OrderTrimmed, OrderUnreachable
 
 FORMAT: Final = 1
 NAME: Final = CLUSTER
-SOCKET: Final = "order.sock"
 _TRY_S: Final = 5.0  # for one attempt to open the order
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
-
-__all__ = ["NAME", "SOCKET", "CannotJoin", "Origin", "child_argv", "find_origin"]
+_END_S: Final = 10.0  # for which the engine may take to close its files
 
 log = logging.getLogger(__name__)
 
@@ -105,17 +107,6 @@ def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | Non
     return kept
 
 
-def child_argv(settings: ServerSettings, run_dir: Path) -> list[str]:
-    """Return the command line of the process that carries the order, with its socket in `run_dir`."""
-    assert settings.node is not None and settings.cluster is not None
-    return [
-        *(sys.executable, "-m", "shards.order.jetstream_child"),
-        *("--run-dir", str(run_dir), "--node", settings.node, "--servers", settings.cluster),
-        *("--monitors", settings.cluster_monitors or ""),
-        *("--log-level", settings.log_level, "--log-format", settings.log_format),
-    ]
-
-
 def _read_origin(data_dir: Path) -> Origin | None:
     try:
         text = checksummed_json.read(data_dir / NAME)
@@ -166,19 +157,34 @@ def _read_first(order: JetStreamOrder) -> Origin:
 
 @contextlib.contextmanager
 def _order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
-    """Run the order's process beside a socket of its own, for as long as the context lasts."""
-    place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
-    child = subprocess.Popen(
-        child_argv(settings, place),
-        env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-    )
-    order = JetStreamOrder(place / SOCKET)
-    try:
+    """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
+
+    Raises `ClusterError`, `OSError`.
+    """
+    setup = setup_of(settings)
+    assert setup is not None
+    with ExitStack() as stack:
+        place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        if setup.own is not None:
+            _run(stack, engine_argv(setup, settings), signal.SIGTERM)
+        _run(stack, order_argv(setup, settings, place), signal.SIGKILL)
+        order = JetStreamOrder(place / link.SOCKET_NAME)
+        stack.callback(order.close)
         yield order
-    finally:
-        order.close()
+
+
+def _run(stack: ExitStack, argv: Sequence[str], last_signal: signal.Signals) -> None:
+    """Run a process until the stack is closed."""
+    environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+    child = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
+    stack.callback(_end, child, last_signal)
+
+
+def _end(child: subprocess.Popen[bytes], last_signal: signal.Signals) -> None:
+    child.send_signal(last_signal)
+    try:
+        child.wait(_END_S)
+    except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-        shutil.rmtree(place, ignore_errors=True)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvserver.access import cuts, tickets, tokens
+from kvserver.serve.cluster.files import USER_FILE
 from shards.files import locks
 from shards.files.kept_file import inode_of
 from shards.files.safe_files import read_regular
@@ -33,10 +34,10 @@ _SOCKETS = (
     *("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity"),
     *("gateway.sock", "gateway.reload", "order.sock"),
 )
-_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, _BOARD)  # each may also exist as `.new`
+_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, USER_FILE, _BOARD)  # each may also exist as `.new`
 _OURS = re.compile(
-    r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)|order\.sock"
-    rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
+    r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)|"
+    rf"order\.sock|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
 )
 """Names that a server uses in its run directory."""
 _OURS_WITHIN = {_METRICS: re.compile(r"[a-z_]+_[0-9a-z]+\.db.*"), tickets.DIRECTORY: re.compile(r"[0-9a-f]{64}.*")}
@@ -139,7 +140,14 @@ class RunDir:
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE, cuts.FILE, last_use.NAME, *(f"{name}.new" for name in _FILES)):
+        for pattern in (
+            *_SOCKETS,
+            tokens.FILE,
+            cuts.FILE,
+            last_use.NAME,
+            USER_FILE,
+            *(f"{name}.new" for name in _FILES),
+        ):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):

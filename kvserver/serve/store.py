@@ -54,7 +54,10 @@ FOREIGN_GRACE_S = 10.0
 
 IN_MEMORY_RETENTION = 64 << 20
 
-_OURS = {"manifest", "manifest.new", "cluster", "cluster.new", "log", "locks", "snapshots", "maps", "lost+found"}
+_OURS = {
+    *("manifest", "manifest.new", "cluster", "cluster.new", "log", "locks", "snapshots", "maps", "engine"),
+    "lost+found",
+}
 
 
 class StoreError(Exception):

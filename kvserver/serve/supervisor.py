@@ -21,11 +21,12 @@ import time
 from kvserver import __version__
 from kvserver.access import cuts
 from kvserver.serve import banner, listening
-from kvserver.serve.child_specs import CWD, GATEWAY, SHARDS, WEB, ChildSpecs
+from kvserver.serve.child_specs import CWD, ENGINE, GATEWAY, ORDER, SHARDS, WEB, ChildSpecs
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
+from kvserver.serve.cluster.files import ClusterSetup, setup_of
 from kvserver.serve.listening import Listeners
 from kvserver.serve.signals import Signals, ends_with_terminal
-from kvserver.serve.store import Store, StoreError
+from kvserver.serve.store import Store, StoreError, explain_os_error
 from kvserver.serve.watch.new_workers import NewWorkers
 from kvserver.serve.watch.scarcity import ScarcityRetry
 from kvserver.serve.watch.stalls import StallWatch
@@ -57,6 +58,9 @@ FAILED_GRACE_S = 1.0
 SHARD_GRACE_S = 15.0
 """Time for the shards to apply what they have appended."""
 
+ENGINE_GRACE_S = 10.0
+"""Time for the engine of a cluster to close its files."""
+
 QUIET_S, LAST_CONNECTIONS_S = 0.1, 3.0
 """Listeners are closed once no connection has waited for QUIET_S, but at most LAST_CONNECTIONS_S after a stop."""
 
@@ -86,7 +90,15 @@ class Every:
 class Supervisor:
     """Runs the main loop over a store that is up and its child processes."""
 
-    def __init__(self, settings: ServerSettings, listeners: Listeners, store: Store, signals: Signals) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        listeners: Listeners,
+        store: Store,
+        signals: Signals,
+        setup: ClusterSetup | None = None,
+    ) -> None:
+        """`setup`: how this machine takes part in a cluster, if it does. Raises `OSError`."""
         self._settings, self._listeners, self._store, self._signals = settings, listeners, store, signals
         self._board = store.board
         self._children = Children(CWD)
@@ -102,8 +114,10 @@ class Supervisor:
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._shards: list[Child] = []
         self._children.add(self._specs.exporter())
-        if settings.node is not None:
-            self._children.add(self._specs.order())
+        if setup is not None:
+            for engine in self._specs.engine(setup):
+                self._children.add(engine)
+            self._children.add(self._specs.order(setup))
         if settings.only is None:
             self._shards = [self._children.add(shard) for shard in self._specs.shards()]
             self._children.add(self._specs.gateway())
@@ -284,6 +298,8 @@ class Supervisor:
         self._stop_stage(WEB, self._settings.grace + 2.0 if orderly else FAILED_GRACE_S)
         self._stop_stage(GATEWAY, GATEWAY_GRACE_S)
         self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
+        self._stop_stage(ORDER, ENGINE_GRACE_S)
+        self._stop_stage(ENGINE, ENGINE_GRACE_S)
         self._listeners.metrics.close()
 
     def _drain_accept_queues(self, orderly: bool) -> None:
@@ -361,11 +377,12 @@ def run_server(settings: ServerSettings) -> int:
     try:
         if settings.only is None:
             listening.refuse_open_access(settings, settings.tokens is not None)
+        setup = setup_of(settings)
         raise_open_files()
         become_subreaper()
         listeners = Listeners(settings)
         try:
-            return _serve_store(settings, listeners, with_terminal)
+            return _serve_store(settings, listeners, with_terminal, setup)
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
@@ -373,11 +390,16 @@ def run_server(settings: ServerSettings) -> int:
         return 1
 
 
-def _serve_store(settings: ServerSettings, listeners: Listeners, with_terminal: bool) -> int:
+def _serve_store(
+    settings: ServerSettings, listeners: Listeners, with_terminal: bool, setup: ClusterSetup | None
+) -> int:
     with Store(settings) as store:
         signals = Signals(with_terminal)
         try:
-            supervisor = Supervisor(store.settings, listeners, store, signals)
+            try:
+                supervisor = Supervisor(store.settings, listeners, store, signals, setup)
+            except OSError as error:  # of the files that a cluster needs
+                raise StoreError(explain_os_error(error, store.settings.data_dir)) from error
             store.start_threads()
             try:
                 supervisor.run()

@@ -16,8 +16,8 @@ from kvserver.client.core.answers import retry_after_of
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.core.paths import KV, key_path, with_query
 from kvserver.client.errors import ForeignAnswer, NotAnswered
-from kvserver.client.transport.address import ENVIRONMENT, find_address, find_proxy
 from kvserver.client.transport.pool import Pool, Stream
+from kvserver.client.transport.servers import find_servers
 from kvserver.transfer.records import PutOperation, lines_of
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
@@ -111,10 +111,11 @@ class Remote:
     """
 
     def __init__(self, url: str, token: str | None, connections: int) -> None:
-        address = find_address(url)
+        servers = find_servers(url)
         self.url = url
         self._answered = False
-        self._pool = Pool(address, token, connections, proxy=find_proxy(address, ENVIRONMENT))
+        self._unreached, self._servers = 0, len(servers)
+        self._pool = Pool(servers, token, connections)
 
     def close(self) -> None:
         """Close its connections."""
@@ -168,6 +169,7 @@ class Remote:
         try:
             return stream.read(_ANSWER_S)
         except NotAnswered as error:
+            stream.leave()
             raise self._away(error.detail) from None
 
     def _request(self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()) -> Answer:
@@ -182,7 +184,8 @@ class Remote:
     def _checked_answer(self, answer: Answer | Lost, also: tuple[int, ...] = ()) -> Answer:
         """Return `answer` if it is a success or its status is in `also`, else raise."""
         if isinstance(answer, Lost):
-            if not self._answered and not answer.sent:
+            self._unreached += not answer.sent
+            if not self._answered and not answer.sent and self._unreached >= self._servers:
                 raise TransferError(str(self._away(answer.why)))
             raise self._away(answer.why)
         self._answered = True
@@ -195,7 +198,7 @@ class Remote:
         if status == HTTPStatus.UNAUTHORIZED:
             raise TransferError(f"{why}. The token comes from {TOKEN_VARIABLE}, or from the file of --token-file")
         if status in _AWAY:
-            raise Away(why, retry_after_of(answer))
+            raise Away(why, retry_after_of(answer) if self._servers == 1 else 0.0)  # another is asked the next time
         raise TransferError(why)
 
     def _away(self, why: str) -> Away:

@@ -10,6 +10,10 @@
 Repeats end when the patience is used up, which counts from the first failure. Then the last error is raised, but
 `OutcomeUnknown` if any attempt may have been done: that one is lost and the next one is refused for being unauthorized
 does not make it undone.
+
+Of a client with several servers each attempt after a failure goes to the next, at once until all were asked, then after
+a delay. The 503 of one server says nothing about the others, and a repeat with the same Idempotency-Key is done once
+wherever it goes.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ LONGEST_DELAY_S: Final = 2.0
 _WITHOUT_KEY: Final = frozenset((Kind.READ, Kind.ONCE))
 _OF_PROXIES: Final = frozenset((500, 502, 504))
 _FOR_NOW: Final = (Unavailable, Overloaded, RequestTimeout)
+_OF_ONE_SERVER: Final = frozenset((500, 502, 503, 504))
+"""Statuses that another server of the store may not answer."""
 _BEFORE_THE_WRITE: Final = frozenset((401, 403, 408, 421, 429, 503, 507))
 """Statuses that are decided before the server looks for the outcome that it remembers."""
 _OF_THE_KEY: Final = frozenset((404, 412))
@@ -56,10 +62,10 @@ class Failure:
     unknown: bool = False
 
 
-def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
+def perform(call: Call[T], options: Options, idempotency_key: str, servers: int = 1) -> Script[T]:
     """Return the script that sends `call`, repeats it where that is safe, and returns what the answer says.
 
-    Raises `KVError`.
+    `servers`: how many there are, each of which is asked after the one before it failed. Raises `KVError`.
     """
     key = idempotency_key if options.idempotency and call.kind not in _WITHOUT_KEY else None
     attempts, renewed = 0, False
@@ -86,14 +92,25 @@ def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
         if give_up_at is None:
             give_up_at = outcome.at + options.patience
         left = give_up_at - outcome.at
-        if not again or left <= 0 or error.retry_after >= left:
+        is_elsewhere = attempts % servers != 0 and is_answered_better_elsewhere(outcome)
+        least = 0.0 if is_elsewhere else error.retry_after
+        if not again or left <= 0 or least >= left:
             if unknown and call.kind is Kind.CREATE and not again:
                 yield from _look(call, unknown)
             raised = unknown or error
             raised.attempts = attempts
             raise raised
-        delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempts - 1, 10))
-        yield Sleep(delay, error.retry_after, left, error, attempts)
+        yield Sleep(0.0 if is_elsewhere else _delay_after(attempts // servers), least, left, error, attempts)
+
+
+def is_answered_better_elsewhere(outcome: Answer | Lost) -> bool:
+    """Return whether another server of the store may answer what this one did not."""
+    return isinstance(outcome, Lost) or outcome.status in _OF_ONE_SERVER
+
+
+def _delay_after(rounds: int) -> float:
+    """Return the longest delay in seconds after all servers failed so often."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(max(rounds - 1, 0), 10))
 
 
 def _end(call: Call[T], error: KVError, unknown: KVError, keyed: bool) -> Script[T]:

@@ -34,6 +34,8 @@ class AsyncLiveVerbs:
     _prefix: str
     _options: Options
     _silence: float = SILENCE_S
+    _servers: int = 1
+    """How many there are."""
 
     def watch(
         self,
@@ -217,6 +219,7 @@ class AsyncLiveVerbs:
             patience=patience,
             first_patience=first_patience,
             silence=self._silence,
+            servers=self._servers,
         )
 
     def _watch_of(self, follow: Follow, on_state: OnState | None) -> AsyncWatch:

@@ -31,6 +31,8 @@ class LiveVerbs:
     _prefix: str
     _options: Options
     _silence: float = SILENCE_S
+    _servers: int = 1
+    """How many there are."""
 
     def watch(
         self,
@@ -235,6 +237,7 @@ class LiveVerbs:
             patience=patience,
             first_patience=first_patience,
             silence=self._silence,
+            servers=self._servers,
         )
 
     def _watch_of(self, follow: Follow, on_state: OnState | None) -> Watch:

@@ -35,11 +35,15 @@ class _Stream(Protocol):
 
     def close(self) -> None: ...
 
+    def leave(self) -> None: ...
+
 
 class _AsyncStream(Protocol):
     async def read(self, timeout: float | None) -> bytes: ...
 
     def close(self) -> None: ...
+
+    def leave(self) -> None: ...
 
 
 class Watch:
@@ -151,6 +155,8 @@ class Watch:
             except KVError as error:
                 return error
         elif isinstance(step, Disconnect):
+            if step.leave and self._stream is not None:
+                self._stream.leave()
             self._disconnect()
         elif isinstance(step, Pause):
             self._closed.wait(step.seconds)
@@ -271,6 +277,8 @@ class AsyncWatch:
             except KVError as error:
                 return error
         elif isinstance(step, Disconnect):
+            if step.leave and self._stream is not None:
+                self._stream.leave()
             self._disconnect()
         elif isinstance(step, Pause):
             await self._pause(step.seconds)

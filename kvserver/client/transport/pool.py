@@ -11,6 +11,7 @@ import ssl as tls
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.client import BadStatusLine, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,8 @@ from urllib3.response import BaseHTTPResponse
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import ForeignAnswer, NotAnswered
-from kvserver.client.transport.address import Address, checked_token, untrusted
+from kvserver.client.transport.address import checked_token, untrusted
+from kvserver.client.transport.servers import Server, Servers
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""
@@ -168,8 +170,12 @@ class _TlsPool(HTTPSConnectionPool):
 class Stream:
     """The body of an answer that has no end yet."""
 
-    def __init__(self, response: BaseHTTPResponse, sock: socket.socket | None) -> None:
+    def __init__(
+        self, response: BaseHTTPResponse, sock: socket.socket | None, leave: Callable[[], None] = lambda: None
+    ) -> None:
         self._response, self._sock = response, sock
+        self.leave = leave
+        """Makes the client use another server from now on, if there is one."""
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     def read(self, timeout: float | None) -> bytes:
@@ -195,27 +201,26 @@ class Stream:
 
 
 class Pool:
-    """Connections to one server, shared by threads. A child of `fork` makes its own."""
+    """Connections to the servers of one store, shared by threads. A child of `fork` makes its own."""
 
     def __init__(
         self,
-        address: Address,
+        servers: Servers,
         token: str | SyncToken | None,
         connections: int = 32,
         idle: float = 30.0,
         ssl: tls.SSLContext | None = None,
-        proxy: str | None = None,
     ) -> None:
-        self.address = address
+        self.servers = servers
         self._token_of = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
-        self._connections, self._idle, self._ssl, self._proxy = connections, idle, ssl, proxy
+        self._connections, self._idle, self._ssl = connections, idle, ssl
         self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._pid = -1
         self._closed = False
-        self._clear: tuple[Callable[[], None], ...] = ()
-        self._send: Callable[..., BaseHTTPResponse]
-        self._send_stream: Callable[..., BaseHTTPResponse]
+        self._clear: list[Callable[[], None]] = []
+        self._send: list[Callable[..., BaseHTTPResponse]] = []
+        self._send_stream: list[Callable[..., BaseHTTPResponse]] = []
 
     def close(self) -> None:
         """Close all connections. Later requests fail with `RuntimeError`."""
@@ -233,16 +238,19 @@ class Pool:
         return True
 
     def attempt(self, attempt: Attempt, timeout: float, most_bytes: int | None = None) -> Answer | Lost:
-        """Send a request once and read its answer, in `timeout` seconds in all.
+        """Send a request once, to the server that is used now, and read its answer, in `timeout` seconds in all.
 
         Raises `ForeignAnswer` for an answer of more than `most_bytes`.
         """
         _progress.sent, _progress.sock, _progress.ends_at = False, None, time.monotonic() + timeout
+        server = self.servers.current
+        outcome: Answer | Lost
         try:
-            response = self._open(attempt, timeout, stream=False)
-            return self._read_answer(response, most_bytes)
+            outcome = self._read_answer(self._open(server, attempt, timeout, stream=False), most_bytes)
         except _BROKEN as error:
-            return self._lost(error)
+            outcome = self._lost(server, error)
+        self.servers.note(server, outcome)
+        return outcome
 
     def open_stream(self, call: Call[Any], timeout: float, most_bytes: int | None = None) -> Stream | Answer | Lost:
         """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
@@ -250,21 +258,25 @@ class Pool:
         Its connection is not one of the pool's. `timeout`: seconds for the head of the answer.
         """
         _progress.sent, _progress.sock, _progress.ends_at = False, None, time.monotonic() + timeout
+        server = self.servers.current
+        outcome: Answer | Lost
         try:
-            response = self._open(Attempt(call), timeout, stream=True)
+            response = self._open(server, Attempt(call), timeout, stream=True)
             if response.status == 200:
                 if _progress.bytes is not None:
                     _progress.bytes.ends_at = None
-                return Stream(response, _progress.sock)
-            return self._read_answer(response, most_bytes)
+                return Stream(response, _progress.sock, partial(self.servers.leave, server))
+            outcome = self._read_answer(response, most_bytes)
         except _BROKEN as error:
-            return self._lost(error)
+            outcome = self._lost(server, error)
+        self.servers.note(server, outcome)
+        return outcome
 
-    def _lost(self, error: BaseException) -> Lost:
-        why = _why(error) if _progress.sent else f"{self.address.url}: {_why(error)}"
+    def _lost(self, server: int, error: BaseException) -> Lost:
+        why = _why(error) if _progress.sent else f"{self.servers.all[server].address.url}: {_why(error)}"
         return Lost(why, _progress.sent, time.monotonic())
 
-    def _open(self, attempt: Attempt, timeout: float, stream: bool) -> BaseHTTPResponse:
+    def _open(self, server: int, attempt: Attempt, timeout: float, stream: bool) -> BaseHTTPResponse:
         if self._pid != os.getpid():
             self._connect()
         call = attempt.call
@@ -275,12 +287,12 @@ class Pool:
             headers["Authorization"] = f"Bearer {self._token}"
         if attempt.idempotency_key is not None:
             headers["Idempotency-Key"] = attempt.idempotency_key
-        return (self._send_stream if stream else self._send)(
+        return (self._send_stream if stream else self._send)[server](
             call.method,
             call.target,
             body=call.body or None,
             headers=headers,
-            timeout=urllib3.Timeout(total=timeout),
+            timeout=urllib3.Timeout(total=timeout, connect=self.servers.connect_s(timeout)),
             pool_timeout=timeout,
         )
 
@@ -311,18 +323,19 @@ class Pool:
                 raise RuntimeError("the client is closed")
             if self._pid == os.getpid():
                 return
-            self._send, clear = self._make_pool(block=True)
-            self._send_stream, clear_streams = self._make_pool(block=False)
-            self._clear = (clear, clear_streams)
+            pools = [self._make_pool(server, block=True) for server in self.servers.all]
+            streams = [self._make_pool(server, block=False) for server in self.servers.all]
+            self._send, self._send_stream = [send for send, _ in pools], [send for send, _ in streams]
+            self._clear = [clear for _, clear in (*pools, *streams)]
             self._pid = os.getpid()
 
-    def _make_pool(self, block: bool) -> tuple[Callable[..., BaseHTTPResponse], Callable[[], None]]:
-        address = self.address
+    def _make_pool(self, server: Server, block: bool) -> tuple[Callable[..., BaseHTTPResponse], Callable[[], None]]:
+        address = server.address
         options: dict[str, Any] = {"maxsize": self._connections, "block": block}
         if address.scheme == "https":
             options["ssl_context"] = self._ssl or tls.create_default_context()
         fixed: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
-        if self._proxy is None:
+        if server.proxy is None:
             cls = _TlsPool if address.scheme == "https" else _PlainPool
             pool = cls(address.host, address.port, **options)
             pool.conn_kw["idle_s"] = self._idle
@@ -331,7 +344,7 @@ class Pool:
                 return pool.urlopen(method, address.path + target, timeout=timeout, **named, **fixed)
 
             return send, pool.close
-        manager = urllib3.ProxyManager(self._proxy, **options)
+        manager = urllib3.ProxyManager(server.proxy, **options)
         manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
         manager.connection_from_url(address.url).conn_kw["idle_s"] = self._idle
 

@@ -9,6 +9,7 @@ import ssl as tls
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 try:
@@ -21,7 +22,8 @@ from yarl import URL
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import NotAnswered
-from kvserver.client.transport.address import Address, checked_token, untrusted
+from kvserver.client.transport.address import checked_token, untrusted
+from kvserver.client.transport.servers import Servers
 from kvserver.client.transport.time_limit import time_limit
 
 PIECE: Final = 1 << 16
@@ -83,8 +85,10 @@ class _Body(aiohttp.Payload):
 class AsyncStream:
     """The body of an answer that has no end yet."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, leave: Callable[[], None]) -> None:
         self._response = response
+        self.leave = leave
+        """Makes the client use another server from now on, if there is one."""
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     async def read(self, timeout: float | None) -> bytes:
@@ -105,21 +109,20 @@ class AsyncStream:
 
 
 class Session:
-    """Connections to one server, for the tasks of one event loop."""
+    """Connections to the servers of one store, for the tasks of one event loop."""
 
     def __init__(
         self,
-        address: Address,
+        servers: Servers,
         token: str | AnyToken | None,
         connections: int,
         idle: float,
         ssl: tls.SSLContext | None,
-        proxy: str | None,
     ) -> None:
-        self.address = address
+        self.servers = servers
         self._token_of = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
-        self._connections, self._idle, self._ssl, self._proxy = connections, idle, ssl, proxy
+        self._connections, self._idle, self._ssl = connections, idle, ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._http: aiohttp.ClientSession
         self._streams: aiohttp.ClientSession
@@ -142,15 +145,20 @@ class Session:
         return True
 
     async def attempt(self, attempt: Attempt, timeout: float) -> Answer | Lost:
-        """Send a request once and read its answer, in `timeout` seconds in all."""
+        """Send a request once, to the server that is used now, and read its answer, in `timeout` seconds in all."""
         sending = _Sending(bool(attempt.call.body))
         _sending.set(sending)
+        server = self.servers.current
+        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=self.servers.connect_s(timeout))
+        outcome: Answer | Lost
         try:
-            response = await self._open(attempt, sending, aiohttp.ClientTimeout(total=timeout), stream=False)
+            response = await self._open(server, attempt, sending, limit, stream=False)
             async with response:
-                return _answer_of(response, await response.read())
+                outcome = _answer_of(response, await response.read())
         except _BROKEN as error:
-            return self._lost(error, sending.is_over)
+            outcome = self._lost(server, error, sending.is_over)
+        self.servers.note(server, outcome)
+        return outcome
 
     async def open_stream(self, call: Call[Any], timeout: float) -> AsyncStream | Answer | Lost:
         """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
@@ -159,25 +167,30 @@ class Session:
         """
         sending = _Sending(bool(call.body))
         _sending.set(sending)
+        server = self.servers.current
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=self.servers.connect_s(timeout))
+        outcome: Answer | Lost
         try:
             async with time_limit(timeout):
-                response = await self._open(Attempt(call), sending, aiohttp.ClientTimeout(total=None), stream=True)
+                response = await self._open(server, Attempt(call), sending, limit, stream=True)
             if response.status == 200:
-                return AsyncStream(response)
+                return AsyncStream(response, partial(self.servers.leave, server))
             async with response, time_limit(timeout):
-                return _answer_of(response, await response.read())
+                outcome = _answer_of(response, await response.read())
         except _BROKEN as error:
-            return self._lost(error, sending.is_over)
+            outcome = self._lost(server, error, sending.is_over)
+        self.servers.note(server, outcome)
+        return outcome
 
-    def _lost(self, error: BaseException, sent: bool) -> Lost:
-        why = _why(error) if sent else f"{self.address.url}: {_why(error)}"
+    def _lost(self, server: int, error: BaseException, sent: bool) -> Lost:
+        why = _why(error) if sent else f"{self.servers.all[server].address.url}: {_why(error)}"
         return Lost(why, sent, time.monotonic())
 
     async def _open(
-        self, attempt: Attempt, sending: _Sending, timeout: aiohttp.ClientTimeout, stream: bool
+        self, server: int, attempt: Attempt, sending: _Sending, timeout: aiohttp.ClientTimeout, stream: bool
     ) -> aiohttp.ClientResponse:
         self._connect()
-        call = attempt.call
+        call, to = attempt.call, self.servers.all[server]
         headers = {"User-Agent": "kvserver-client", "Accept-Encoding": "identity", **call.headers}
         if self._token is None and self._token_of is not None:
             await self.renew_token()
@@ -187,12 +200,12 @@ class Session:
             headers["Idempotency-Key"] = attempt.idempotency_key
         return await (self._streams if stream else self._http).request(
             call.method,
-            URL(self.address.url + call.target, encoded=True),
+            URL(to.address.url + call.target, encoded=True),
             data=_Body(call.body, sending) if call.body else None,
             headers=headers,
             timeout=timeout,
             allow_redirects=False,
-            proxy=self._proxy,
+            proxy=to.proxy,
         )
 
     def _connect(self) -> None:

@@ -50,7 +50,16 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "max_value",
         "max_batch",
     ),
-    "Cluster": ("node", "cluster", "cluster_monitors", "reads"),
+    "Cluster": (
+        "node",
+        "cluster",
+        "cluster_secret",
+        "cluster_tls_cert",
+        "cluster_tls_key",
+        "cluster_tls_ca",
+        "cluster_monitors",
+        "reads",
+    ),
     "Messages": ("log_level", "log_format", "access_log", "slow_ms"),
 }
 """Order of the settings in the manual; one that is missing here comes last."""

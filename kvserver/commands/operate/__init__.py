@@ -3,6 +3,7 @@
 - `ping`: how long a request takes.
 - `figures`: two states of a server as rates. Pure.
 - `status`: the state of a server.
+- `cluster_figures`: what a machine of a cluster says of it, in words.
 - `screen`: figures as a screen for a terminal.
 - `keyboard`: single keys of a terminal.
 - `top`: shows a server live.

@@ -9,7 +9,8 @@ from typing import Any, Final
 import click
 
 from kvserver.client.core.paths import key_path
-from kvserver.client.transport.address import Address, find_address
+from kvserver.client.transport.address import Address
+from kvserver.client.transport.servers import find_servers
 from kvserver.commands.operate.load import LoadFailed, Measured, measure
 from kvserver.commands.parts.command import ClientCommand, Invocation
 from kvserver.commands.parts.names import KeyName
@@ -35,7 +36,7 @@ _HEADERS: Final = ("measured", "requests/s", "p50", "p99", "most", "failed")
 def measure_server(run: Invocation, seconds: float, connections: int, size: int, keys: int, prefix: str) -> int:
     """Run the command; return the exit status."""
     url = server_url(run.url)
-    address = find_address(url)
+    address = find_servers(url).all[0].address
     if address.scheme != "http":
         raise click.UsageError(f"bench measures http, not {address.scheme}: name the server behind the proxy")
     run.client.ping()  # reports better than a broken connection why there is no answer

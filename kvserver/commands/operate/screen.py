@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from kvserver.commands.operate.cluster_figures import cluster_words
 from kvserver.commands.operate.figures import CLASSES, Rates, ShardRates, branch, member
 from kvserver.commands.operate.status import problems_of
 from kvserver.commands.parts.texts import bytes_text, latency_text, meter, span_text, sparkline
@@ -67,7 +68,10 @@ def draw_screen(
 
 def _title(state: Mapping[str, Any], url: str) -> Text:
     words = f"kvserver {state.get('version', '?')} · {url} · up {span_text(member(state, 'uptime_s'))}"
-    return Text(escape_controls(f"{words} · sync {state.get('sync', '?')}"), style="bold", no_wrap=True)
+    words += f" · sync {state.get('sync', '?')}"
+    if cluster := cluster_words(state):
+        words += f" · {cluster}"
+    return Text(escape_controls(words), style="bold", no_wrap=True)
 
 
 def _traffic_line(rates: Rates, bars: str) -> Text:

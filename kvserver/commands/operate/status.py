@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from kvserver.commands.operate.cluster_figures import cluster_problems, cluster_words
 from kvserver.commands.operate.figures import branch, member
 from kvserver.commands.parts.command import ClientCommand, Invocation
 from kvserver.commands.parts.texts import aligned, bytes_text, counted, span_text
@@ -50,6 +51,8 @@ def status_rows(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "kvserver", f"{state.get('version', '?')}, up {span_text(member(state, 'uptime_s'))}"
     yield "store", str(state.get("store", "?"))
     yield "history", f"revision {state.get('revision')}, oldest kept {state.get('oldest')}"
+    if words := cluster_words(state):
+        yield "cluster", words
     yield "durability", str(state.get("sync", "?"))
     keys = int(sum(member(shard, "keys") for shard in shards))
     limit = memory.get("limit")
@@ -77,6 +80,7 @@ def problems_of(state: Mapping[str, Any]) -> Iterator[str]:
         yield "the log is broken: the server is about to end"
     if (ahead := member(state, "clock", "ahead_s")) > 60:
         yield f"the history is ahead of the clock by {span_text(ahead)}"
+    yield from cluster_problems(state)
 
 
 def _process_words(process: Mapping[str, Any]) -> str:

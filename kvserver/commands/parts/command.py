@@ -31,6 +31,7 @@ class Invocation:
         as_json: `--json` was given.
         url: of the server, as it was given.
         token_file: as it was given.
+        timeout: seconds for one answer.
         out: where the command writes.
     """
 
@@ -46,7 +47,7 @@ class Invocation:
     ) -> None:
         self.as_json, self.url = as_json, url
         self.out = Output(no_color, quiet)
-        self.token_file, self._patience, self._timeout = token_file, patience, timeout
+        self.token_file, self._patience, self.timeout = token_file, patience, timeout
         self._client: Client | None = None
         self._told_retry = False
 
@@ -68,7 +69,7 @@ class Invocation:
         try:
             token = read_token(self.token_file)
             return Client(
-                server_url(self.url), token=token, timeout=self._timeout, patience=patience, on_retry=self._tell_retry
+                server_url(self.url), token=token, timeout=self.timeout, patience=patience, on_retry=self._tell_retry
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from None

@@ -27,7 +27,10 @@ def server_options(patience_s: float, timeout_s: float | None = None) -> list[cl
             metavar="URL",
             envvar=URL_VARIABLE,
             show_envvar=True,
-            help="URL of the server, or its host and port. Default: this machine, at the port of `kvserver serve`.",
+            multiple=True,
+            callback=_join_urls,
+            help="URL of the server, or its host and port. Of a cluster, give the option once for each server, or all "
+            "with commas between them. Default: this machine, at the port of `kvserver serve`.",
         ),
         click.Option(
             ["--token-file"],
@@ -42,6 +45,11 @@ def server_options(patience_s: float, timeout_s: float | None = None) -> list[cl
     if timeout_s is not None:
         options.append(duration_option("--timeout", timeout_s, "Time for one answer.", above_zero=True))
     return options
+
+
+def _join_urls(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Return all URLs with commas between them, as clients take them; None for none."""
+    return ",".join(values) or None
 
 
 def duration_option(name: str, default: float | None, meaning: str, above_zero: bool = False) -> click.Option:

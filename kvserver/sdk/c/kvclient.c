@@ -40,6 +40,7 @@
 #endif
 
 #define DEFAULT_URL "http://localhost:8080"
+#define CONNECT_MS 2000 /* most, where another server can be asked instead */
 #define DEFAULT_TIMEOUT_MS 10000
 #define DEFAULT_PATIENCE_MS 5000
 #define IDLE_CONNECTION_S 30L          /* the server keeps an idle connection for 75 s */
@@ -519,14 +520,20 @@ static kv_status status_of(int http_status, const char *code)
 
 /* ============================================================================== 6 settings and clients =========== */
 
-/* Where the server is, and how it is talked to. */
+/* Where a server is. */
+struct place {
+    char *origin; /* scheme://host:port */
+    char *path;   /* before every target; empty without one */
+    int is_loopback;
+};
+
+/* Where the servers of the store are, and how they are talked to. */
 struct settings {
-    char *origin;        /* scheme://host:port */
-    char *path;          /* before every target; empty without one */
-    char *authorization; /* a header; NULL without a token */
+    struct place places[KV_MOST_SERVERS]; /* in the order of preference */
+    int count, current;                   /* how many there are, and which is used now */
+    char *authorization;                  /* a header; NULL without a token */
     char *ca_file;
     long timeout_ms, patience_ms;
-    int is_loopback;
     const char *wrong; /* why no call can succeed; NULL: nothing */
 };
 
@@ -543,11 +550,27 @@ struct kv_client {
 
 static void settings_free(struct settings *settings)
 {
-    free(settings->origin);
-    free(settings->path);
+    int i;
+    for (i = 0; i < settings->count; i++) {
+        free(settings->places[i].origin);
+        free(settings->places[i].path);
+    }
     free(settings->authorization);
     free(settings->ca_file);
     memset(settings, 0, sizeof *settings);
+}
+
+/* Use the next server from now on. */
+static void settings_leave(struct settings *settings)
+{
+    if (settings->count)
+        settings->current = (settings->current + 1) % settings->count;
+}
+
+/* Whether a client that has failed so many times in turn has not asked all of its servers this time. */
+static int has_untried(const struct settings *settings, int failures)
+{
+    return failures % settings->count != 0;
 }
 
 /* Whether the host of an authority is this machine: proxies are never used for it. */
@@ -582,7 +605,8 @@ static const char *flaw_of_authority(const char *text, size_t size)
     return number < 1 || number > 65535 ? "the URL has a port that is not a number from 1 to 65535" : NULL;
 }
 
-static const char *take_origin(struct settings *settings, const char *url)
+/* Read one URL. Return what is wrong with it; NULL: nothing, or no memory for the origin or the path. */
+static const char *take_place(struct place *place, const char *url)
 {
     const char *rest = strstr(url, "://"), *path;
     struct buffer origin = {0}, below = {0};
@@ -611,10 +635,54 @@ static const char *take_origin(struct settings *settings, const char *url)
     while (i > 0 && path[i - 1] == '/')
         i--;
     buffer_add(&below, path, i);
-    settings->is_loopback = is_loopback(rest);
-    settings->origin = buffer_take(&origin);
-    settings->path = buffer_take(&below);
+    place->is_loopback = is_loopback(rest);
+    place->origin = buffer_take(&origin);
+    place->path = buffer_take(&below);
     return NULL;
+}
+
+/* Add a server. Return what is wrong with its URL; NULL: nothing. */
+static const char *add_place(struct settings *settings, const char *url)
+{
+    struct place *place = &settings->places[settings->count];
+    const char *flaw;
+    int i;
+    if (settings->count == KV_MOST_SERVERS)
+        return "there are more URLs than KV_MOST_SERVERS";
+    flaw = take_place(place, url);
+    if (flaw)
+        return flaw;
+    settings->count++;
+    for (i = 0; place->origin && place->path && i < settings->count - 1; i++)
+        if (!strcmp(place->origin, settings->places[i].origin) && !strcmp(place->path, settings->places[i].path))
+            return "the same URL is there twice: each names another server of the store";
+    return NULL;
+}
+
+/* Read one URL, or several with commas between them. Return 0 without memory. */
+static int take_places(struct settings *settings, const char *urls)
+{
+    const char *from = urls + strspn(urls, " ");
+    while (!settings->wrong) {
+        size_t size = strcspn(from, ","), end = size;
+        struct buffer url = {0};
+        const struct place *last;
+        while (end > 0 && from[end - 1] == ' ')
+            end--;
+        buffer_add(&url, from, end);
+        if (url.failed)
+            return 0;
+        settings->wrong = add_place(settings, url.data);
+        buffer_free(&url);
+        last = settings->count ? &settings->places[settings->count - 1] : NULL;
+        if (!settings->wrong && (!last->origin || !last->path))
+            return 0;
+        if (!from[size])
+            break;
+        from += size + 1;
+        from += strspn(from, " ");
+    }
+    return 1;
 }
 
 static const char *take_token(struct settings *settings, const char *token)
@@ -645,8 +713,7 @@ static int settings_fill(struct settings *settings, const char *url, const kv_op
         url = DEFAULT_URL;
     settings->timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     settings->patience_ms = or_default(options->patience_ms, DEFAULT_PATIENCE_MS);
-    settings->wrong = take_origin(settings, url);
-    if (!settings->wrong && (!settings->origin || !settings->path))
+    if (!take_places(settings, url))
         return 0;
     if (!settings->wrong && token && *token) {
         settings->wrong = take_token(settings, token);
@@ -663,12 +730,16 @@ static int settings_fill(struct settings *settings, const char *url, const kv_op
 /* Copy settings that are not wrong. Return 0 without memory. */
 static int settings_copy(struct settings *to, const struct settings *from)
 {
+    int i, is_whole = 1;
     *to = *from;
-    to->origin = copy_of(from->origin);
-    to->path = copy_of(from->path);
+    for (i = 0; i < from->count; i++) {
+        to->places[i].origin = copy_of(from->places[i].origin);
+        to->places[i].path = copy_of(from->places[i].path);
+        is_whole &= to->places[i].origin && to->places[i].path;
+    }
     to->authorization = from->authorization ? copy_of(from->authorization) : NULL;
     to->ca_file = from->ca_file ? copy_of(from->ca_file) : NULL;
-    if (to->origin && to->path && !to->authorization == !from->authorization && !to->ca_file == !from->ca_file)
+    if (is_whole && !to->authorization == !from->authorization && !to->ca_file == !from->ca_file)
         return 1;
     settings_free(to);
     return 0;
@@ -959,10 +1030,12 @@ static int is_whole(const struct transfer *transfer, size_t body_size)
 /* Set what all requests have in common. Return whether the URL could be set. */
 static int set_common(CURL *easy, const struct settings *settings, const char *target, struct transfer *transfer)
 {
+    const struct place *place = &settings->places[settings->current];
+    int64_t connect_ms = settings->count > 1 ? smaller(settings->timeout_ms, CONNECT_MS) : settings->timeout_ms;
     struct buffer url = {0};
     int is_set;
-    buffer_text(&url, settings->origin);
-    buffer_text(&url, settings->path);
+    buffer_text(&url, place->origin);
+    buffer_text(&url, place->path);
     buffer_text(&url, target);
     is_set = !url.failed && curl_easy_setopt(easy, CURLOPT_URL, url.data) == CURLE_OK;
     buffer_free(&url);
@@ -972,12 +1045,12 @@ static int set_common(CURL *easy, const struct settings *settings, const char *t
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_MAXCONNECTS, 1L);
     curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, IDLE_CONNECTION_S);
-    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, settings->timeout_ms);
+    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)connect_ms);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, "kvclient.c/" KVCLIENT_VERSION);
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
-    if (settings->is_loopback)
+    if (place->is_loopback)
         curl_easy_setopt(easy, CURLOPT_PROXY, "");
     if (settings->ca_file)
         curl_easy_setopt(easy, CURLOPT_CAINFO, settings->ca_file);
@@ -1087,6 +1160,7 @@ struct policy {
     int is_keyed;    /* it has an Idempotency-Key */
     int is_doubtful; /* one of its attempts may have been executed, and its answer is not known */
     int n;           /* attempts that failed */
+    int is_of_one;   /* another server may answer what the last one did not */
     int64_t give_up_at; /* 0: nothing failed yet */
 };
 
@@ -1239,6 +1313,14 @@ static int judge_answer(struct policy *policy, const struct answer *answer, kv_e
     return may_double(policy);
 }
 
+/* Whether another server of the store may answer what this one did not. */
+static int is_answered_better_elsewhere(enum outcome outcome, long http_status)
+{
+    if (outcome == ANSWERED)
+        return http_status == 500 || (http_status >= 502 && http_status <= 504);
+    return outcome == NOT_SENT || outcome == LOST;
+}
+
 /* Judge what became of an attempt. Return whether to repeat the call; `error` is KV_OK if it succeeded. */
 static int judge(struct policy *policy, enum outcome outcome, const struct call *call, const struct answer *answer,
                  const char *why, kv_error *error)
@@ -1272,18 +1354,24 @@ static int judge(struct policy *policy, enum outcome outcome, const struct call 
     return 0;
 }
 
-/* Wait before the next attempt. Return 0 if patience is used up; it counts from the first failure. */
+/* Wait before the next attempt. Return 0 if patience is used up; it counts from the first failure. Another server is
+ * asked at once, until all were asked. */
 static int wait_to_repeat(kv_client *client, struct policy *policy)
 {
-    double jitter = 50.0 * (double)(1L << smaller(policy->n, 10));
+    int is_elsewhere = policy->is_of_one && has_untried(&client->settings, policy->n + 1);
+    int64_t rounds = (policy->n + 1) / client->settings.count;
+    double jitter = 50.0 * (double)(1L << (rounds ? smaller(rounds - 1, 10) : 0));
     double delay = random_share() * (jitter < 2000 ? jitter : 2000), left;
+    double least = is_elsewhere ? 0 : client->error.retry_after_s * 1000;
     if (!policy->give_up_at)
         policy->give_up_at = now_ms() + client->settings.patience_ms;
     left = (double)(policy->give_up_at - now_ms());
-    if (left <= 0 || client->error.retry_after_s * 1000 >= left)
+    if (left <= 0 || least >= left)
         return 0;
-    if (delay < client->error.retry_after_s * 1000)
-        delay = client->error.retry_after_s * 1000;
+    if (is_elsewhere)
+        delay = 0;
+    if (delay < least)
+        delay = least;
     if (delay > left)
         delay = left;
     if (client->on_retry)
@@ -1334,6 +1422,9 @@ static kv_status perform(kv_client *client, struct call *call, struct answer *an
         enum outcome outcome = attempt(client, call, key, answer);
         int may_repeat = judge(&policy, outcome, call, answer, client->why, &client->error);
         client->error.attempts = policy.n + 1;
+        policy.is_of_one = is_answered_better_elsewhere(outcome, answer->http_status);
+        if (policy.is_of_one)
+            settings_leave(&client->settings);
         if (!may_repeat || !wait_to_repeat(client, &policy))
             break;
     }
@@ -2721,6 +2812,9 @@ static kv_status read_list(struct listing *listing)
         client->error.attempts = policy.n + 1;
         if (error.status == KV_OK || !may_repeat)
             return error.status;
+        policy.is_of_one = error.http_status == 0 || error.http_status >= 500;
+        if (policy.is_of_one)
+            settings_leave(&client->settings);
         if (listing->has_progress)
             policy.give_up_at = 0;
         if (!wait_to_repeat(client, &policy))
@@ -2995,10 +3089,10 @@ static void write_handshake(struct websocket *ws, const struct settings *setting
     fill_random(nonce, sizeof nonce);
     buffer_base64(&key, nonce, sizeof nonce);
     buffer_text(&ws->out, "GET ");
-    buffer_text(&ws->out, settings->path);
+    buffer_text(&ws->out, settings->places[settings->current].path);
     buffer_text(&ws->out, target);
     buffer_text(&ws->out, " HTTP/1.1\r\nHost: ");
-    buffer_text(&ws->out, strstr(settings->origin, "://") + 3);
+    buffer_text(&ws->out, strstr(settings->places[settings->current].origin, "://") + 3);
     buffer_text(&ws->out, "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
     if (protocol) {
         buffer_text(&ws->out, "Sec-WebSocket-Protocol: ");
@@ -3598,16 +3692,26 @@ static int64_t pause_after(int failures)
     return (int64_t)((0.5 + random_share() / 2) * (double)smaller(100L << smaller(failures - 1, 10), 10000));
 }
 
+/* Whether the next connection is to a server that was not asked since all of them failed. */
+static int asks_another(const kv_watcher *watcher)
+{
+    return !watcher->follow.is_revoked && has_untried(&watcher->settings, watcher->failures + 1);
+}
+
 /* Close the connection, and say when to connect again. `least`: not before so many milliseconds. A server that ends
  * every connection at once counts as one that fails, whatever pause it asks for. */
 static void watcher_retry(kv_watcher *watcher, int64_t least)
 {
     int64_t now = now_ms(), delay;
+    int is_elsewhere;
     if (watcher->is_healthy && now - watcher->healthy_at >= HEALTHY_MS)
         watcher->failures = 0;
+    is_elsewhere = asks_another(watcher);
     source_close(watcher);
-    delay = pause_after(watcher->failures);
-    if (watcher->follow.is_closing && !watcher->follow.is_revoked) {
+    if (!watcher->follow.is_revoked)
+        settings_leave(&watcher->settings);
+    delay = pause_after(watcher->failures / watcher->settings.count);
+    if (!is_elsewhere && watcher->follow.is_closing && !watcher->follow.is_revoked) {
         int64_t wish = (int64_t)((double)watcher->follow.retry_ms * (1 + random_share() / 2));
         delay = watcher->failures == 0 || wish > delay ? wish : delay;
         delay = delay > LEAST_PAUSE_MS ? delay : LEAST_PAUSE_MS;
@@ -3620,7 +3724,7 @@ static void watcher_retry(kv_watcher *watcher, int64_t least)
 /* Connect again because of an error. KV_OK, or the end: opening has its patience. */
 static kv_status watcher_again(kv_watcher *watcher, const kv_error *error)
 {
-    int64_t least = (int64_t)(error->retry_after_s * 1000);
+    int64_t least = asks_another(watcher) ? 0 : (int64_t)(error->retry_after_s * 1000);
     watcher->error = *error;
     if (watcher->is_opening && !watcher->give_up_at)
         watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
@@ -3961,6 +4065,7 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
         if (news != MESSAGE) {
             call.shape = STREAM_SHAPE;
             judge(&policy, websocket_outcome(&ws), &call, &ws.answer, ws.why, &client->error);
+            settings_leave(&client->settings);
         }
         break;
     }

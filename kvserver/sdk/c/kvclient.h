@@ -128,9 +128,13 @@ typedef struct {
     void *on_retry_user;
 } kv_options;
 
+/* Most URLs of one client. */
+#define KV_MOST_SERVERS 16
+
 /*
  * Open a client. `url`: "http://host:port", "https://…/path", or "host:port" (1 to 65535); NULL: KVSERVER_URL, else
- * http://localhost:8080. `options` may be NULL. Both are copied. Nothing is sent yet.
+ * http://localhost:8080. Several URLs with commas between them are the servers of one cluster: the client uses the first
+ * until it fails, then the next. `options` may be NULL. Both are copied. Nothing is sent yet.
  * Return NULL only without memory. A URL or token that cannot be right makes every call answer KV_INVALID.
  */
 kv_client *kv_open(const char *url, const kv_options *options);

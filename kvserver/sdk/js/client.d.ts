@@ -13,9 +13,10 @@
  * Return a client. Nothing is sent yet.
  *
  * `url`: else the page's own origin, else the environment's KVSERVER_URL, else http://localhost:8080. A URL without a
- * scheme is http. Throws TypeError for a URL that is none, and for an option that does not exist.
+ * scheme is http. Several URLs, in a list or with commas between them, are the servers of one cluster: the client uses
+ * the first until it fails, then the next. Throws TypeError for a URL that is none, and for an option that does not exist.
  */
-export function connect(url?: string | null, options?: ConnectOptions): Client;
+export function connect(url?: string | readonly string[] | null, options?: ConnectOptions): Client;
 
 /** Return the base that `connect` makes of a URL. Throws TypeError. */
 export function baseOf(url: string): string;
@@ -147,6 +148,8 @@ export class Client {
   private constructor();
   /** The base URL. */
   get url(): string;
+  /** The base URLs of all servers. */
+  get urls(): string[];
   /** What is put before all keys of this client. */
   readonly prefix: string;
 

@@ -701,6 +701,9 @@ export function slotOf(key) {
 //
 // Its key is the Idempotency-Key, one for each call. Repeats end when the patience is used up, which counts from the
 // first failure. Then the last error is thrown, but OutcomeUnknown if any attempt may have been done.
+//
+// Of a client with several servers each attempt after a failure goes to the next, at once until all were asked, then
+// after a delay.
 
 const READ = "read";
 const WRITE = "write";
@@ -710,6 +713,8 @@ const CREATE = "create";
 const SWEEP = "sweep";
 
 const OF_PROXIES = new Set([500, 502, 504]);
+/** Statuses that another server of the store may not answer. */
+const OF_ONE_SERVER = new Set([500, 502, 503, 504]);
 /** Statuses that are decided before the server looks for the outcome that it remembers. */
 const BEFORE_THE_WRITE = new Set([401, 403, 408, 421, 429, 503, 507]);
 /** Refusals that one's own earlier write explains. */
@@ -739,14 +744,23 @@ async function perform(connection, call, signal) {
     else if (unknown && !again) return await endUnknown(connection, call, error, unknown, key !== null, signal);
     giveUpAt ??= now() + patience;
     const left = giveUpAt - now();
-    if (!again || left <= 0 || error.retryAfter >= left) {
+    const { count } = connection;
+    const isElsewhere = attempts % count !== 0 && isAnsweredBetterElsewhere(outcome);
+    const least = isElsewhere ? 0 : error.retryAfter;
+    if (!again || left <= 0 || least >= left) {
       if (unknown && call.kind === CREATE && !again) await look(connection, call, unknown, signal);
       throw unknown ?? error;
     }
-    const delay = Math.min(Math.random() * longestDelay(attempts - 1) + error.retryAfter, left);
+    const longest = isElsewhere ? 0 : longestDelay(Math.max(Math.floor(attempts / count) - 1, 0));
+    const delay = Math.min(Math.random() * longest + least, left);
     onRetry?.({ error, attempts, seconds: delay });
     await sleep(delay, signal);
   }
+}
+
+/** Return whether another server of the store may answer what this one did not. */
+function isAnsweredBetterElsewhere({ lost, status }) {
+  return lost !== undefined || OF_ONE_SERVER.has(status);
 }
 
 /** Decide about a write that was refused after an attempt that may have been done. */
@@ -855,20 +869,42 @@ const NEVER_CONNECTED = new Set([
   ...["CERT_HAS_EXPIRED", "DEPTH_ZERO_SELF_SIGNED_CERT", "SELF_SIGNED_CERT_IN_CHAIN", "ERR_TLS_CERT_ALTNAME_INVALID"],
 ]);
 
-/** What all parts of a client share: where the server is, the token, and how one request is sent. */
+/** What all parts of a client share: where the servers are, the token, and how one request is sent. */
 class Connection {
   /** `given`: the token, or the function that knows it; `known`: what it said. Shared with `with`'s. */
   #access;
+  /** `bases`: the URLs of the servers; `current`: the index of the one that is used now. Shared with `with`'s. */
+  #servers;
 
-  constructor(base, access, settings) {
-    this.base = base;
+  constructor(servers, access, settings) {
+    this.#servers = servers;
     this.settings = Object.freeze(settings);
     this.#access = access;
   }
 
   /** Return the same connection with other settings. */
   with(settings) {
-    return new Connection(this.base, this.#access, { ...this.settings, ...settings });
+    return new Connection(this.#servers, this.#access, { ...this.settings, ...settings });
+  }
+
+  /** How many servers there are. */
+  get count() {
+    return this.#servers.bases.length;
+  }
+
+  /** The URLs of all servers. */
+  get bases() {
+    return [...this.#servers.bases];
+  }
+
+  /** The URL of the server that is used now. */
+  get base() {
+    return this.#servers.bases[this.#servers.current];
+  }
+
+  /** Use the server after that at `base` from now on, unless it was left already. */
+  leave(base) {
+    if (base === this.base) this.#servers.current = (this.#servers.current + 1) % this.count;
   }
 
   /** Whether requests carry a token. */
@@ -897,8 +933,8 @@ class Connection {
   }
 
   /** Send one request; a Response whose body is not read. `redirect`: a token never follows one. */
-  async open(path, { method = "GET", headers, body, signal }) {
-    return await this.settings.fetch(this.base + path, {
+  async open(path, { method = "GET", headers, body, signal }, base = this.base) {
+    return await this.settings.fetch(base + path, {
       ...{ method, headers, body, signal, redirect: "manual", cache: "no-store", credentials: "omit" },
     });
   }
@@ -908,13 +944,20 @@ class Connection {
     signal?.throwIfAborted();
     const headers = await this.headers(call.headers);
     if (key) headers.set("Idempotency-Key", key);
+    const { base } = this;
+    const outcome = await this.#attemptAt(base, call, headers, signal);
+    if (isAnsweredBetterElsewhere(outcome)) this.leave(base);
+    return outcome;
+  }
+
+  async #attemptAt(base, call, headers, signal) {
     const cut = new AbortController();
     const seconds = call.timeout ?? this.settings.timeout;
     const abort = () => cut.abort();
     const timer = setTimeout(abort, timerOf(seconds));
     signal?.addEventListener("abort", abort, { once: true });
     try {
-      const answer = await this.open(call.path, { ...call, headers, signal: cut.signal });
+      const answer = await this.open(call.path, { ...call, headers, signal: cut.signal }, base);
       if (answer.type === "opaqueredirect" || (answer.status >= 300 && answer.status < 400 && answer.status !== 304)) {
         return { status: 302, headers: answer.headers, bytes: new Uint8Array(), isRedirect: true };
       }
@@ -922,7 +965,7 @@ class Connection {
     } catch (cause) {
       signal?.throwIfAborted();
       if (cut.signal.aborted) return { lost: `no answer within ${seconds} s`, sent: true, cause };
-      return this.explain(cause);
+      return this.explain(cause, base);
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
@@ -930,13 +973,13 @@ class Connection {
   }
 
   /** Return what a failed fetch says. Whether the request was sent is known only where the connection failed. */
-  explain(cause) {
+  explain(cause, base = this.base) {
     const inner = cause?.cause;
     const codes = [cause?.code, inner?.code, ...(inner?.errors ?? []).map((each) => each.code)];
     const why = [cause?.message, inner?.message || inner?.code].filter(Boolean).join(": ");
     const isDenos = /client error \(Connect\)/.test(why);
     const sent = !codes.some((code) => NEVER_CONNECTED.has(code)) && inner?.message !== "bad port" && !isDenos;
-    return { lost: why, sent, cause, hint: pageHint(this.base) };
+    return { lost: why, sent, cause, hint: pageHint(base) };
   }
 }
 
@@ -1515,6 +1558,7 @@ export class Scan {
     let [attempts, failures, giveUpAt] = [0, 0, null];
     for (;;) {
       attempts++;
+      const { base, count } = this.#connection;
       try {
         for await (const line of this.#lines(parameters)) {
           if (line.end) return;
@@ -1527,10 +1571,12 @@ export class Scan {
       } catch (error) {
         if (error instanceof KVError) throw Object.assign(error, { attempts });
         if (!(error instanceof Lost)) throw error;
+        this.#connection.leave(base);
         giveUpAt ??= now() + patience;
         const left = giveUpAt - now();
         if (left <= 0) throw Object.assign(endOf(error), { attempts });
-        const delay = Math.random() * longestDelay(failures++) + error.retryAfter;
+        const isElsewhere = ++failures % count !== 0;
+        const delay = isElsewhere ? 0 : Math.random() * longestDelay(failures / count - 1) + error.retryAfter;
         await sleep(Math.min(delay, left), this.#signal);
       }
     }
@@ -1895,12 +1941,14 @@ export class Watch {
         this.#tell("connecting");
         this.#liveSince = null;
         let error = null;
+        const { base } = this.#connection;
         try {
           yield* this.#connected();
         } catch (thrown) {
           if (!(thrown instanceof Lost) || this.#cut.signal.aborted) throw thrown;
           error = thrown;
         }
+        this.#connection.leave(base);
         if (this.#liveSince !== null && now() - this.#liveSince >= 10) failures = 0;
         await this.#pause(error, failures++);
       }
@@ -1969,9 +2017,12 @@ export class Watch {
     this.error = error;
     const patience = this.#patience;
     if (error && !isLate) await this.#chooseTransport(error, this.#heard + patience - now());
+    const { count } = this.#connection;
+    const rounds = Math.floor(failures / count);
+    const isElsewhere = (failures + 1) % count !== 0;
     const seconds = error
-      ? Math.max(Math.random() * longestReturn(failures), error.retryAfter)
-      : Math.max(this.#follow.comeBackAfter, leastReturn(failures)) * (1 + Math.random() / 2);
+      ? Math.max(Math.random() * longestReturn(rounds), isElsewhere ? 0 : error.retryAfter)
+      : Math.max(isElsewhere ? 0 : this.#follow.comeBackAfter, leastReturn(rounds)) * (1 + Math.random() / 2);
     this.#follow.comeBackAfter = null;
     const left = this.#heard + patience - now();
     if (left <= 0 || isLate) {
@@ -2340,9 +2391,14 @@ export class Client {
     this.prefix = prefix;
   }
 
-  /** The base URL. */
+  /** The base URL of the server that is used now. */
   get url() {
     return this.#connection.base;
+  }
+
+  /** The base URLs of all servers. */
+  get urls() {
+    return this.#connection.bases;
   }
 
   /** Return a client for the keys below `prefix`, which it adds to keys and takes off what comes back. */
@@ -2714,13 +2770,23 @@ export function baseOf(url) {
   return origin + pathname.replace(/\/+$/, "");
 }
 
+/** Return the bases of `url`: one URL, several with commas between them, or a list. Throws TypeError. */
+function basesOf(url) {
+  const bases = (Array.isArray(url) ? url : url.split(",")).map((each) => baseOf(each.trim()));
+  if (!bases.length) throw new TypeError("a client needs the URL of a server; the list of URLs is empty");
+  const again = bases.find((base, i) => bases.indexOf(base) < i);
+  if (again) throw new TypeError(`each URL names another server of the store, but ${again} is there twice`);
+  return bases;
+}
+
 /**
  * Return a client of the server at `url`: else the page's own, else of KVSERVER_URL, else http://localhost:8080. Nothing
- * is sent yet.
+ * is sent yet. Several URLs, in a list or with commas between them, are the servers of one cluster: the client uses the
+ * first until it fails, then the next.
  */
 export function connect(url, { token = environment("KVSERVER_TOKEN"), prefix = "", ...options } = {}) {
   const { protocol, origin } = globalThis.location ?? {};
   const own = /^https?:$/.test(protocol ?? "") ? origin : undefined;
-  const base = baseOf(url ?? own ?? environment("KVSERVER_URL") ?? "http://localhost:8080");
-  return new Client(new Connection(base, { given: token }, settingsOf(options, DEFAULTS)), prefix);
+  const bases = basesOf(url ?? own ?? environment("KVSERVER_URL") ?? "http://localhost:8080");
+  return new Client(new Connection({ bases, current: 0 }, { given: token }, settingsOf(options, DEFAULTS)), prefix);
 }

@@ -41,7 +41,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Disconnect:
-    """Close the stream."""
+    """Close the stream. `leave`: connect to another server the next time, if there is one."""
+
+    leave: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Follow:
         patience: float | None = None,
         first_patience: float | None = None,
         silence: float = SILENCE_S,
+        servers: int = 1,
     ) -> None:
         """Begin after `since`, or as the wish says.
 
@@ -132,6 +135,7 @@ class Follow:
             patience: seconds to wait for a message before giving up; None: for ever.
             first_patience: the same for the first message.
             silence: seconds without a byte after which a connection is dead.
+            servers: how many there are, each of which is asked after the one before it failed.
 
         Raises `ValueError` for another `on_gap`.
         """
@@ -141,6 +145,7 @@ class Follow:
         self.is_connected = False
         self._wish, self._clock, self._chance, self._below, self._on_gap = wish, clock, chance, below, on_gap
         self._patience, self._first_patience, self._silence = patience, first_patience, silence
+        self._servers = servers
         self._buffer = LineBuffer()
         self._failures = 0
         self.has_heard = self._has_renewed = False
@@ -208,9 +213,10 @@ class Follow:
             if self._buffer.add(data):
                 self.heard_at, self.has_heard = self._clock(), True
             return None
-        yield Disconnect()
+        is_over = is_cut and until is not None and self._clock() >= until
+        yield Disconnect(leave=not is_over)
         self._note_end()
-        if is_cut and until is not None and self._clock() >= until:
+        if is_over:
             return None  # the stream may have ended within a line, and cannot be read on
         error = data if isinstance(data, KVError) else NotAnswered("the connection to the feed ended")
         yield from self._come_back(error, until)
@@ -234,7 +240,10 @@ class Follow:
             if not self.has_heard or isinstance(error, NotAnswered):
                 raise error
             raise NotAnswered(f"no message of the feed for {self._patience:g} s: {error}") from error
-        seconds = min(max(self._next_delay(), error.retry_after), left)
+        seconds = self._next_delay()
+        if self._failures % self._servers == 0:  # all were asked
+            seconds = max(seconds, error.retry_after)
+        seconds = min(seconds, left)
         if until is not None:
             seconds = min(seconds, max(0.0, until - now))
         yield Tell(Waiting(error, seconds))
@@ -243,7 +252,8 @@ class Follow:
 
     def _come_back_after(self, closing: Message, until: float | None) -> FollowScript:
         """Leave a connection that the server is about to end, and wait as long as it asks for."""
-        yield Disconnect()
+        is_elsewhere = self._servers > 1 and closing.get("reason") != "revoked"
+        yield Disconnect(leave=is_elsewhere)
         self._closing = None
         self._buffer.drop()
         self._note_end()
@@ -254,7 +264,7 @@ class Follow:
             seconds = self._next_delay()
         else:
             self._failures = 0
-            retry_s = retry_ms / 1000 if isinstance(retry_ms, int) else _AT_ONCE_S
+            retry_s = retry_ms / 1000 if isinstance(retry_ms, int) and not is_elsewhere else _AT_ONCE_S
             seconds = retry_s * (1 + 0.5 * self._chance())
         now = self._clock()
         ends = [self._patience_left(now), *([] if until is None else [until - now])]
@@ -265,9 +275,10 @@ class Follow:
 
     def _next_delay(self) -> float:
         failures, self._failures = self._failures, self._failures + 1
-        if failures == 0:
+        rounds = failures // self._servers
+        if rounds == 0:
             return _AT_ONCE_S * self._chance()
-        longest = min(_LONGEST_S, _FIRST_S * 2.0 ** min(failures, 20))
+        longest = min(_LONGEST_S, _FIRST_S * 2.0 ** min(rounds, 20))
         return longest * (0.5 + 0.5 * self._chance())
 
     def _patience_left(self, now: float) -> float:

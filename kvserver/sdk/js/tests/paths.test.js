@@ -73,3 +73,10 @@ test("options that do not exist are refused", () => {
   assert.throws(() => connect("x", { patient: 3 }), /no option patient/);
   assert.throws(() => connect("x", { timeout: "10" }).withOptions({ patience: -1 }), /patience is a number of seconds/);
 });
+
+test("several URLs are the servers of one cluster", () => {
+  assert.deepEqual(connect("a:1, http://b:2/x/").urls, ["http://a:1", "http://b:2/x"]);
+  assert.deepEqual(connect(["a:1", "b:2"]).urls, ["http://a:1", "http://b:2"]);
+  assert.equal(connect(["a:1", "b:2"]).url, "http://a:1");
+  for (const wrong of ["a:1,", ",a:1", [], "a,b,http://a/"]) assert.throws(() => connect(wrong), TypeError, String(wrong));
+});

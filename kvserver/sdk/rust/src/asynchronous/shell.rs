@@ -1,9 +1,10 @@
 //! The asynchronous way to the server: hyper's connections, kept by a pool of our own, which repeats nothing.
 
 use super::connection::{Io, Payload, Sent, Watched};
-use crate::core::calls::{Answer, Base, Call, Outcome};
+use crate::core::calls::{Answer, Call, Outcome};
 use crate::core::errors::ConfigError;
 use crate::core::options::Settings;
+use crate::core::servers::Servers;
 use crate::core::shell::{Chunk, Opened, Shell};
 use http::Response;
 use http_body_util::BodyExt;
@@ -18,6 +19,8 @@ use tokio::net::TcpStream;
 
 /// How long an idle connection is kept; the server's own limit is 75 s.
 const IDLE: Duration = Duration::from_secs(30);
+/// Longer than a request may take, which ends it first.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 /// A connection that takes requests, and what went of the last one.
 pub(crate) struct Connection {
@@ -25,10 +28,11 @@ pub(crate) struct Connection {
     sent: Arc<Sent>,
 }
 
-/// The way to one server.
+/// The way to the servers.
 pub(crate) struct HyperShell {
-    base: Base,
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    servers: Servers,
+    /// Of each server.
+    idle: Vec<Mutex<Vec<(Connection, Instant)>>>,
     connections: usize,
     #[cfg(feature = "rustls")]
     tls: Arc<rustls::ClientConfig>,
@@ -46,22 +50,27 @@ type Progress = Option<Arc<Sent>>;
 
 impl HyperShell {
     pub(crate) fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        let (address, authorization) = settings.resolve()?;
+        let servers = settings.resolve()?;
         Ok(Self {
-            base: Base { address, authorization },
-            idle: Mutex::default(),
+            idle: (0..servers.count()).map(|_| Mutex::default()).collect(),
+            servers,
             connections: settings.connections.unwrap_or(32),
             #[cfg(feature = "rustls")]
             tls: crate::tls::config(&settings.root_certificates)?,
         })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Io>, String> {
-        let stream = TcpStream::connect(self.base.address.host_and_port()).await.map_err(|error| error.to_string())?;
+    async fn connect(&self, server: usize) -> Result<Box<dyn Io>, String> {
+        let address = &self.servers.base(server).address;
+        let longest = self.servers.connect_time(FOREVER);
+        let stream = match tokio::time::timeout(longest, TcpStream::connect(address.host_and_port())).await {
+            Ok(connected) => connected.map_err(|error| error.to_string())?,
+            Err(_) => return Err(format!("no connection within {longest:?}")),
+        };
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         #[cfg(feature = "rustls")]
-        if self.base.address.tls {
-            let host = self.base.address.host_and_port().0;
+        if address.tls {
+            let host = address.host_and_port().0;
             let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| error.to_string())?;
             let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
             let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
@@ -71,16 +80,16 @@ impl HyperShell {
     }
 
     /// Return a connection that is ready for a request: the one used last, or a new one.
-    async fn check_out(&self) -> Result<Connection, String> {
+    async fn check_out(&self, server: usize) -> Result<Connection, String> {
         loop {
-            let found = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let found = self.idle[server].lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((mut connection, since)) = found else { break };
             if since.elapsed() < IDLE && connection.sender.ready().await.is_ok() {
                 return Ok(connection);
             }
         }
         let sent = Arc::new(Sent::default());
-        let io = TokioIo::new(Watched::new(self.connect().await?, sent.clone()));
+        let io = TokioIo::new(Watched::new(self.connect(server).await?, sent.clone()));
         let (sender, driver) = handshake(io).await.map_err(|error| error.to_string())?;
         tokio::spawn(async move {
             let _ = driver.await; // whoever waits for an answer sees its end
@@ -88,11 +97,11 @@ impl HyperShell {
         Ok(Connection { sender, sent })
     }
 
-    fn check_in(&self, connection: Connection) {
+    fn check_in(&self, server: usize, connection: Connection) {
         if connection.sender.is_closed() {
             return;
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle[server].lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < IDLE);
         if idle.len() < self.connections {
             idle.push((connection, Instant::now()));
@@ -102,17 +111,19 @@ impl HyperShell {
     /// Send `call`, and return the head of its answer.
     async fn begin(
         &self,
+        server: usize,
         call: &Call,
         progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Connection), Box<Outcome>> {
         let never = |why: String| Box::new(Outcome::NeverSent(why));
-        let request = self.base.request(call).map_err(|error| never(error.to_string()))?;
+        let base = self.servers.base(server);
+        let request = base.request(call).map_err(|error| never(error.to_string()))?;
         let (mut parts, ()) = request.into_parts();
-        let host = self.base.address.authority.parse().map_err(|_| never("the host is no header".to_owned()))?;
+        let host = base.address.authority.parse().map_err(|_| never("the host is no header".to_owned()))?;
         parts.headers.insert(http::header::HOST, host);
-        let target = format!("{}{}", self.base.address.path, call.target);
+        let target = format!("{}{}", base.address.path, call.target);
         parts.uri = target.parse().map_err(|_| never("the target is no URI".to_owned()))?;
-        let mut connection = self.check_out().await.map_err(never)?;
+        let mut connection = self.check_out(server).await.map_err(never)?;
         let request = http::Request::from_parts(parts, Payload::new(&call.body, connection.sent.clone()));
         *progress = Some(connection.sent.clone());
         match connection.sender.send_request(request).await {
@@ -121,11 +132,11 @@ impl HyperShell {
         }
     }
 
-    async fn exchange(&self, call: &Call, progress: &mut Progress) -> Outcome {
-        match self.begin(call, progress).await {
+    async fn exchange(&self, server: usize, call: &Call, progress: &mut Progress) -> Outcome {
+        match self.begin(server, call, progress).await {
             Ok((response, connection)) => match whole(response).await {
                 Ok(answer) => {
-                    self.check_in(connection);
+                    self.check_in(server, connection);
                     Outcome::Answer(answer)
                 }
                 Err(outcome) => *outcome,
@@ -170,9 +181,9 @@ impl Shell for HyperShell {
     type Stream = Stream;
     const SLICE: Duration = Duration::from_secs(3_600);
 
-    async fn send(&self, call: &Call, timeout: Duration) -> Outcome {
+    async fn send(&self, server: usize, call: &Call, timeout: Duration) -> Outcome {
         let mut progress = None;
-        match tokio::time::timeout(timeout, self.exchange(call, &mut progress)).await {
+        match tokio::time::timeout(timeout, self.exchange(server, call, &mut progress)).await {
             Ok(outcome) => outcome,
             Err(_) => late(timeout, &progress),
         }
@@ -182,10 +193,10 @@ impl Shell for HyperShell {
         tokio::time::sleep(time).await;
     }
 
-    async fn open(&self, call: &Call, timeout: Duration) -> Opened<Stream> {
+    async fn open(&self, server: usize, call: &Call, timeout: Duration) -> Opened<Stream> {
         let mut progress = None;
         let opening = async {
-            match self.begin(call, &mut progress).await {
+            match self.begin(server, call, &mut progress).await {
                 Ok((response, connection)) if response.status() == http::StatusCode::OK => {
                     Opened::Stream(Stream::Body(response.into_body(), connection))
                 }
@@ -229,8 +240,8 @@ impl Shell for HyperShell {
     }
 
     #[cfg(feature = "ws")]
-    async fn dial(&self, timeout: Duration) -> Result<Stream, String> {
-        match tokio::time::timeout(timeout, self.connect()).await {
+    async fn dial(&self, server: usize, timeout: Duration) -> Result<Stream, String> {
+        match tokio::time::timeout(timeout, self.connect(server)).await {
             Ok(connected) => connected.map(Stream::Socket),
             Err(_) => Err(format!("no connection within {timeout:?}")),
         }
@@ -247,7 +258,7 @@ impl Shell for HyperShell {
         }
     }
 
-    fn base(&self) -> &Base {
-        &self.base
+    fn servers(&self) -> &Servers {
+        &self.servers
     }
 }

@@ -82,7 +82,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("url", &self.context.shell.base().address.url()).finish_non_exhaustive()
+        f.debug_struct("Client").field("url", &self.context.shell.servers().urls()).finish_non_exhaustive()
     }
 }
 

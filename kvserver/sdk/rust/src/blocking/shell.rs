@@ -1,8 +1,9 @@
 //! The blocking way to the server, on ureq.
 
-use crate::core::calls::{Answer, Base, Call, Outcome};
+use crate::core::calls::{Answer, Call, Outcome};
 use crate::core::errors::ConfigError;
 use crate::core::options::Settings;
+use crate::core::servers::Servers;
 use crate::core::shell::{Chunk, Opened, Shell};
 use std::cell::Cell;
 use std::io::Read;
@@ -87,10 +88,10 @@ impl<In: Transport> Connector<In> for Watching {
     }
 }
 
-/// The way to one server: a pool of connections.
+/// The way to the servers: a pool of connections.
 pub(crate) struct UreqShell {
     agent: Agent,
-    base: Base,
+    servers: Servers,
     #[cfg(all(feature = "ws", feature = "rustls"))]
     tls: std::sync::Arc<rustls::ClientConfig>,
 }
@@ -104,7 +105,7 @@ pub(crate) enum Stream {
 
 impl UreqShell {
     pub(crate) fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        let (address, authorization) = settings.resolve()?;
+        let servers = settings.resolve()?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -119,14 +120,21 @@ impl UreqShell {
         let connector = DefaultConnector::new().chain(Watching);
         Ok(Self {
             agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
-            base: Base { address, authorization },
+            servers,
             #[cfg(all(feature = "ws", feature = "rustls"))]
             tls: _tls,
         })
     }
 
-    fn begin(&self, call: &Call, timeout: Duration, whole: bool) -> Result<http::Response<ureq::Body>, Box<Outcome>> {
-        let request = self.base.request(call).map_err(|error| Box::new(Outcome::NeverSent(error.to_string())))?;
+    fn begin(
+        &self,
+        server: usize,
+        call: &Call,
+        timeout: Duration,
+        whole: bool,
+    ) -> Result<http::Response<ureq::Body>, Box<Outcome>> {
+        let request =
+            self.servers.base(server).request(call).map_err(|error| Box::new(Outcome::NeverSent(error.to_string())))?;
         let (parts, ()) = request.into_parts();
         let has_body = matches!(call.method, http::Method::PUT | http::Method::POST | http::Method::PATCH);
         SENT.set(Sent::NoConnection);
@@ -146,15 +154,12 @@ impl UreqShell {
         timeout: Duration,
         whole: bool,
     ) -> http::Request<B> {
-        let config = self.agent.configure_request(request);
+        let connect = self.servers.connect_time(timeout);
+        let config = self.agent.configure_request(request).timeout_connect(Some(connect));
         if whole {
             return config.timeout_global(Some(timeout)).build();
         }
-        config
-            .timeout_resolve(Some(timeout))
-            .timeout_connect(Some(timeout))
-            .timeout_recv_response(Some(timeout))
-            .build()
+        config.timeout_resolve(Some(timeout)).timeout_recv_response(Some(timeout)).build()
     }
 }
 
@@ -171,8 +176,8 @@ impl Shell for UreqShell {
     type Stream = Stream;
     const SLICE: Duration = Duration::from_millis(250);
 
-    async fn send(&self, call: &Call, timeout: Duration) -> Outcome {
-        let response = match self.begin(call, timeout, true) {
+    async fn send(&self, server: usize, call: &Call, timeout: Duration) -> Outcome {
+        let response = match self.begin(server, call, timeout, true) {
             Ok(response) => response,
             Err(outcome) => return *outcome,
         };
@@ -188,8 +193,8 @@ impl Shell for UreqShell {
         std::thread::sleep(time);
     }
 
-    async fn open(&self, call: &Call, timeout: Duration) -> Opened<Stream> {
-        let response = match self.begin(call, timeout, false) {
+    async fn open(&self, server: usize, call: &Call, timeout: Duration) -> Opened<Stream> {
+        let response = match self.begin(server, call, timeout, false) {
             Ok(response) => response,
             Err(outcome) => return Opened::Not(*outcome),
         };
@@ -223,11 +228,13 @@ impl Shell for UreqShell {
     }
 
     #[cfg(feature = "ws")]
-    async fn dial(&self, timeout: Duration) -> Result<Stream, String> {
+    async fn dial(&self, server: usize, timeout: Duration) -> Result<Stream, String> {
+        let address = &self.servers.base(server).address;
+        let timeout = self.servers.connect_time(timeout);
         #[cfg(feature = "rustls")]
-        let socket = super::socket::Socket::connect(&self.base.address, timeout, &self.tls);
+        let socket = super::socket::Socket::connect(address, timeout, &self.tls);
         #[cfg(not(feature = "rustls"))]
-        let socket = super::socket::Socket::connect(&self.base.address, timeout);
+        let socket = super::socket::Socket::connect(address, timeout);
         socket.map(Stream::Socket).map_err(|error| error.to_string())
     }
 
@@ -239,8 +246,8 @@ impl Shell for UreqShell {
         }
     }
 
-    fn base(&self) -> &Base {
-        &self.base
+    fn servers(&self) -> &Servers {
+        &self.servers
     }
 }
 

@@ -124,6 +124,16 @@ pub(crate) enum Outcome {
     Lost(String),
 }
 
+impl Outcome {
+    /// Return whether another server of the store may answer what this one did not.
+    pub(crate) fn is_better_elsewhere(&self) -> bool {
+        match self {
+            Self::Answer(answer) => matches!(answer.status, 500 | 502..=504),
+            Self::NeverSent(_) | Self::Lost(_) => true,
+        }
+    }
+}
+
 /// The `http` crate takes 65,534 bytes, and the server 8 KiB, which it says itself.
 const LONGEST_URL: usize = 64_000;
 

@@ -242,6 +242,8 @@ impl Follow {
 /// When to open the feed again after it broke.
 #[derive(Debug, Default)]
 pub(crate) struct Delays {
+    /// How many servers there are; 0: one. Each is asked after the one before it failed.
+    servers: u32,
     failures: u32,
 }
 
@@ -249,13 +251,23 @@ impl Delays {
     /// The stream was fine for long enough to start over.
     pub(crate) const HEALTH: Duration = Duration::from_secs(10);
 
+    /// Begin to open a feed that so many servers may give.
+    pub(crate) fn among(servers: usize) -> Self {
+        Self { servers: u32::try_from(servers).unwrap_or(u32::MAX), failures: 0 }
+    }
+
     /// Return the longest delay of the next attempt, of which a random part is waited.
     pub(crate) fn next(&mut self) -> Duration {
         self.failures += 1;
-        match self.failures {
-            1 => Duration::from_millis(250),
-            n => (Duration::from_millis(100) * 2u32.pow((n - 2).min(7))).min(Duration::from_secs(10)),
+        match (self.failures - 1) / self.servers.max(1) {
+            0 => Duration::from_millis(250),
+            n => (Duration::from_millis(100) * 2u32.pow((n - 1).min(7))).min(Duration::from_secs(10)),
         }
+    }
+
+    /// Return whether the next attempt goes to a server that was not asked since all of them were.
+    pub(crate) fn has_untried(&self) -> bool {
+        self.failures % self.servers.max(1) != 0
     }
 
     /// Forget earlier failures.
@@ -397,5 +409,8 @@ mod tests {
         assert_eq!((0..9).map(|_| delays.next()).last(), Some(Duration::from_secs(10)));
         delays.reset();
         assert_eq!(delays.next().as_millis(), 250);
+        let mut delays = Delays::among(2);
+        let next: Vec<_> = (0..5).map(|_| (delays.next().as_millis(), delays.has_untried())).collect();
+        assert_eq!(next, [(250, true), (250, false), (100, true), (100, false), (200, true)]);
     }
 }

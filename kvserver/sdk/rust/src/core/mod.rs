@@ -18,6 +18,7 @@ pub(crate) mod replica;
 pub(crate) mod requests;
 pub(crate) mod scan;
 pub(crate) mod scripts;
+pub(crate) mod servers;
 pub(crate) mod shell;
 pub(crate) mod tenure;
 pub(crate) mod time;

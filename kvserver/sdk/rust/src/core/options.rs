@@ -1,6 +1,8 @@
 //! The options of a client: where the server is, the token, how long to wait.
 
+use crate::core::calls::Base;
 use crate::core::errors::ConfigError;
+use crate::core::servers::Servers;
 use std::time::Duration;
 
 /// The options that each call reads.
@@ -99,21 +101,37 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Return the server's address and the header that carries the token.
-    pub(crate) fn resolve(&self) -> Result<(Address, Option<http::HeaderValue>), ConfigError> {
+    /// Return the addresses of the servers, and the token.
+    pub(crate) fn resolve(&self) -> Result<Servers, ConfigError> {
+        let authorization = self.authorization()?;
         let url = self.url.clone().or_else(|| variable("KVSERVER_URL"));
-        let address = Address::parse(url.as_deref().unwrap_or("http://localhost:8080"))?;
-        if address.tls && !cfg!(feature = "rustls") {
-            return Err(ConfigError("https needs the feature `rustls` of kvserver-client".to_owned()));
+        let mut bases: Vec<Base> = Vec::new();
+        for each in url.as_deref().unwrap_or("http://localhost:8080").split(',') {
+            let address = Address::parse(each.trim())?;
+            if address.tls && !cfg!(feature = "rustls") {
+                return Err(ConfigError("https needs the feature `rustls` of kvserver-client".to_owned()));
+            }
+            if bases.iter().any(|base| base.address == address) {
+                let url = address.url();
+                return Err(ConfigError(format!(
+                    "each URL names another server of the store, but {url} is there twice"
+                )));
+            }
+            bases.push(Base { address, authorization: authorization.clone() });
         }
+        Ok(Servers::new(bases))
+    }
+
+    /// Return the header that carries the token.
+    fn authorization(&self) -> Result<Option<http::HeaderValue>, ConfigError> {
         let Some(token) = self.token.clone().or_else(|| variable("KVSERVER_TOKEN")) else {
-            return Ok((address, None));
+            return Ok(None);
         };
         let Ok(mut header) = http::HeaderValue::from_str(&format!("Bearer {token}")) else {
             return Err(ConfigError("a token is printable ASCII".to_owned()));
         };
         header.set_sensitive(true);
-        Ok((address, Some(header)))
+        Ok(Some(header))
     }
 }
 
@@ -125,7 +143,8 @@ fn variable(name: &str) -> Option<String> {
 macro_rules! client_setters {
     () => {
         /// Set the server's URL, with the path below which a proxy shows the server, if there is one. Default: the
-        /// variable `KVSERVER_URL`, else `http://localhost:8080`.
+        /// variable `KVSERVER_URL`, else `http://localhost:8080`. Several URLs with commas between them are the servers of
+        /// one cluster: the client uses the first until it fails, then the next.
         #[must_use]
         pub fn url(mut self, url: impl Into<String>) -> Self {
             self.settings.url = Some(url.into());
@@ -198,6 +217,15 @@ mod tests {
         let wrong = wrong.into_iter().chain(["", "ftp://x", "http://", "http:///y", "http://x:", "http://x:port"]);
         for bad in wrong.chain(["http://a b", "http://x:99999"]) {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn several_urls() {
+        let resolve = |url: &str| Settings { url: Some(url.to_owned()), ..Settings::default() }.resolve();
+        assert_eq!(resolve("a:1, http://b:2/x/").unwrap().urls(), "http://a:1,http://b:2/x");
+        for bad in ["a:1,", ",a:1", "a:1,http://a:1/"] {
+            assert!(resolve(bad).is_err(), "{bad}");
         }
     }
 

@@ -26,6 +26,10 @@ pub(crate) enum Verdict {
 /// The repeats of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
+    /// How many servers there are; 0: one. Each is asked after the one before it failed.
+    servers: u32,
+    /// Whether the next attempt goes to a server that was not asked since all of them were.
+    is_elsewhere: bool,
     attempts: u32,
     first_failure: Option<Duration>,
     maybe_done: bool,
@@ -44,9 +48,15 @@ enum Failure {
 }
 
 impl Repeats {
+    /// Begin the repeats of a call that so many servers may answer.
+    pub(crate) fn among(servers: usize) -> Self {
+        Self { servers: u32::try_from(servers).unwrap_or(u32::MAX), ..Self::default() }
+    }
+
     /// Judge the `outcome` of one more attempt, `now` after the first began.
     pub(crate) fn judge(&mut self, call: &Call, outcome: Outcome, options: &Options, now: Duration) -> Verdict {
         self.attempts += 1;
+        self.is_elsewhere = outcome.is_better_elsewhere() && self.attempts % self.servers.max(1) != 0;
         let failure = match outcome {
             Outcome::Answer(answer) if is_success(call, &answer) => return Verdict::Done(answer),
             Outcome::Answer(answer) => failure_of(&answer),
@@ -58,7 +68,7 @@ impl Repeats {
         let left = options.patience.saturating_sub(now - *self.first_failure.get_or_insert(now));
         match failure {
             Failure::Later(mut error) => {
-                let least = error.retry_after.unwrap_or_default();
+                let least = if self.is_elsewhere { Duration::ZERO } else { error.retry_after.unwrap_or_default() };
                 if !left.is_zero() && least <= left {
                     return self.again(least, left);
                 }
@@ -111,7 +121,11 @@ impl Repeats {
     }
 
     fn again(&self, least: Duration, left: Duration) -> Verdict {
-        let doubled = SHORTEST * 2u32.pow((self.attempts - 1).min(10));
+        if self.is_elsewhere {
+            return Verdict::Again { least, jitter: Duration::ZERO };
+        }
+        let rounds = self.attempts / self.servers.max(1);
+        let doubled = SHORTEST * 2u32.pow(rounds.saturating_sub(1).min(10));
         Verdict::Again { least, jitter: doubled.min(LONGEST).min(left) }
     }
 
@@ -313,6 +327,21 @@ mod tests {
         }
         assert_eq!(delays[..3], [(0, 50), (0, 100), (0, 200)]);
         assert_eq!(delays[11], (0, 2000));
+    }
+
+    #[test]
+    fn another_server_is_asked_at_once_until_all_were_asked() {
+        let mut repeats = Repeats::among(3);
+        let patient = Options { patience: Duration::from_secs(600), ..options(true) };
+        let mut delays = Vec::new();
+        for _ in 0..7 {
+            let busy = answer(503, Some("unavailable"), &[("retry-after", "1")]);
+            match repeats.judge(&call(Kind::Write), busy, &patient, Duration::ZERO) {
+                Verdict::Again { least, jitter } => delays.push((least.as_millis(), jitter.as_millis())),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(delays, [(0, 0), (0, 0), (1000, 50), (0, 0), (0, 0), (1000, 100), (0, 0)]);
     }
 
     #[test]

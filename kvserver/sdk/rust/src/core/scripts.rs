@@ -2,7 +2,7 @@
 
 use crate::core::answers;
 use crate::core::batch::{self, Op, OpResult};
-use crate::core::calls::{Answer, Call};
+use crate::core::calls::{Answer, Call, Outcome};
 use crate::core::codes;
 use crate::core::errors::{Error, OutcomeUnknown};
 use crate::core::lists::{DeletePrefix, List};
@@ -119,14 +119,15 @@ fn expiry_query(expiry: Expiry) -> Option<(&'static str, String)> {
 impl<S: Shell> Context<S> {
     /// Send `call` until it succeeds or fails for good.
     pub(crate) async fn run(&self, call: &Call) -> Result<Answer, Error> {
-        self.shell.base().check(&call.target)?;
+        let servers = self.shell.servers();
+        servers.base(servers.current()).check(&call.target)?;
         let mut call = call.clone();
         if call.kind != crate::core::calls::Kind::Read && self.options.idempotency {
             call = call.with("idempotency-key", &random_name())?;
         }
-        let (started, mut repeats) = (Instant::now(), Repeats::default());
+        let (started, mut repeats) = (Instant::now(), Repeats::among(servers.count()));
         loop {
-            let outcome = self.shell.send(&call, self.options.timeout).await;
+            let outcome = self.attempt(&call).await;
             match repeats.judge(&call, outcome, &self.options, started.elapsed()) {
                 Verdict::Done(answer) => return Ok(answer),
                 Verdict::Again { least, jitter } => self.shell.sleep(random_part(jitter).max(least)).await,
@@ -136,11 +137,20 @@ impl<S: Shell> Context<S> {
         }
     }
 
+    /// Send `call` once, to the server that is used now.
+    async fn attempt(&self, call: &Call) -> Outcome {
+        let servers = self.shell.servers();
+        let number = servers.current();
+        let outcome = self.shell.send(number, call, self.options.timeout).await;
+        servers.note(number, &outcome);
+        outcome
+    }
+
     /// Return `unknown` with what the key of `call` holds now.
     async fn look(&self, call: &Call, mut unknown: Box<OutcomeUnknown>) -> Error {
         let path = call.target.split('?').next().unwrap_or_default().to_owned();
         let read = Call::read(Method::GET, path).of_key();
-        let outcome = self.shell.send(&read, self.options.timeout).await;
+        let outcome = self.attempt(&read).await;
         let once = Options { patience: Duration::ZERO, ..self.options };
         if let Verdict::Done(answer) = Repeats::default().judge(&read, outcome, &once, Duration::ZERO) {
             unknown.current = answers::entry(&read, "", answer).ok();

@@ -28,28 +28,28 @@ pub(crate) trait Shell: Send + Sync + 'static {
     /// A stream of bytes.
     type Stream: Send;
 
-    /// Send `call` once.
-    fn send(&self, call: &Call, timeout: Duration) -> impl Future<Output = Outcome> + Send;
+    /// Send `call` to `server` once.
+    fn send(&self, server: usize, call: &Call, timeout: Duration) -> impl Future<Output = Outcome> + Send;
 
     /// Do nothing for `time`.
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Send `call`, and leave its answer's body to be read.
-    fn open(&self, call: &Call, timeout: Duration) -> impl Future<Output = Opened<Self::Stream>> + Send;
+    /// Send `call` to `server`, and leave its answer's body to be read.
+    fn open(&self, server: usize, call: &Call, timeout: Duration) -> impl Future<Output = Opened<Self::Stream>> + Send;
 
     /// Read from `stream`, waiting `wait` at most.
     fn read(&self, stream: &mut Self::Stream, wait: Duration) -> impl Future<Output = Chunk> + Send;
 
-    /// Connect to the server without HTTP.
+    /// Connect to `server` without HTTP.
     #[cfg(feature = "ws")]
-    fn dial(&self, timeout: Duration) -> impl Future<Output = Result<Self::Stream, String>> + Send;
+    fn dial(&self, server: usize, timeout: Duration) -> impl Future<Output = Result<Self::Stream, String>> + Send;
 
     /// Write to a stream of `dial`.
     #[cfg(feature = "ws")]
     fn write(&self, stream: &mut Self::Stream, bytes: &[u8]) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// What the server is asked with.
-    fn base(&self) -> &crate::core::calls::Base;
+    /// The servers.
+    fn servers(&self) -> &crate::core::servers::Servers;
 
     /// The longest wait in one piece: a thread that waits sees only then that it is to stop.
     const SLICE: Duration;

@@ -48,6 +48,8 @@ pub(crate) struct Watcher<S: Shell> {
     context: Context<S>,
     follow: Follow,
     line: Option<Line<S>>,
+    /// The server that the line goes to, or went to.
+    server: usize,
     delays: Delays,
     opened: Instant,
     /// When the last message came, or the watch began.
@@ -67,11 +69,13 @@ pub(crate) struct Watcher<S: Shell> {
 impl<S: Shell> Watcher<S> {
     pub(crate) fn new(context: Context<S>, wish: Wish, on_state: Option<OnState>) -> Self {
         let now = Instant::now();
+        let servers = context.shell.servers().count();
         Self {
             context,
             follow: Follow::new(wish),
             line: None,
-            delays: Delays::default(),
+            server: 0,
+            delays: Delays::among(servers),
             opened: now,
             heard: now,
             waited: Duration::ZERO,
@@ -157,15 +161,18 @@ impl<S: Shell> Watcher<S> {
         };
         self.follow.reopened();
         let call = self.follow.call();
-        self.context.shell.base().check(&call.target)?;
+        let servers = self.context.shell.servers();
+        self.server = servers.current();
+        servers.base(self.server).check(&call.target)?;
         let opened = match self.follow.wish().transport {
-            Transport::Lines => match self.context.shell.open(&call, timeout).await {
+            Transport::Lines => match self.context.shell.open(self.server, &call, timeout).await {
                 Opened::Stream(stream) => Ok(Line::Lines(stream)),
                 Opened::Not(outcome) => Err(Box::new(outcome)),
             },
             #[cfg(feature = "ws")]
             Transport::WebSocket => {
-                let connected = crate::core::websocket::connect(&*self.context.shell, &call.target, timeout).await;
+                let shell = &*self.context.shell;
+                let connected = crate::core::websocket::connect(shell, self.server, &call.target, timeout).await;
                 connected.map(|(stream, session)| Line::Frames(stream, Box::new(session)))
             }
         };
@@ -180,6 +187,7 @@ impl<S: Shell> Watcher<S> {
     }
 
     async fn not_opened(&mut self, outcome: Outcome) -> Result<(), Error> {
+        self.context.shell.servers().note(self.server, &outcome);
         let (error, least) = match outcome {
             Outcome::NeverSent(why) => (Error::bad(codes::CANNOT_CONNECT, why), Duration::ZERO),
             Outcome::Lost(why) => (not_answered(why), Duration::ZERO),
@@ -198,6 +206,7 @@ impl<S: Shell> Watcher<S> {
             }
             Ending::Back(least) if least.is_zero() => self.broken("the stream broke").await,
             Ending::Back(least) => {
+                self.context.shell.servers().leave(self.server);
                 let why = not_answered("the server is closing the stream");
                 self.wait(why, least + random_part(least / 2)).await
             }
@@ -206,6 +215,7 @@ impl<S: Shell> Watcher<S> {
 
     async fn broken(&mut self, why: impl Into<String> + Send) -> Result<(), Error> {
         self.line = None;
+        self.context.shell.servers().leave(self.server);
         self.wait(not_answered(why), Duration::ZERO).await
     }
 
@@ -231,7 +241,9 @@ impl<S: Shell> Watcher<S> {
         if left.is_zero() {
             return Err(error);
         }
-        let time = random_part(self.delays.next()).max(least).min(left);
+        let longest = self.delays.next();
+        let least = if self.delays.has_untried() { Duration::ZERO } else { least };
+        let time = random_part(longest).max(least).min(left);
         self.tell(WatchState::Waiting(error.to_string(), time));
         let until = Instant::now() + time;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {

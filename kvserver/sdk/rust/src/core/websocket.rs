@@ -79,21 +79,22 @@ pub(crate) struct Session {
     heard: Instant,
 }
 
-/// Open a WebSocket at `target`.
+/// Open a WebSocket at `target` of `server`.
 pub(crate) async fn connect<S: Shell>(
     shell: &S,
+    server: usize,
     target: &str,
     timeout: Duration,
 ) -> Result<(S::Stream, Session), Box<Outcome>> {
     let until = Instant::now() + timeout;
-    let base = shell.base();
+    let base = shell.servers().base(server);
     let never = |error: Error| Box::new(Outcome::NeverSent(error.to_string()));
     let lost = |why: String| Box::new(Outcome::Lost(why));
     let Address { tls, authority, path } = &base.address;
     let uri = format!("{}://{authority}{path}{target}", if *tls { "wss" } else { "ws" });
     let mut request = uri.into_client_request().map_err(never)?;
     request.headers_mut().extend(base.headers(&HeaderMap::new()));
-    let mut stream = shell.dial(timeout).await.map_err(|why| Box::new(Outcome::NeverSent(why)))?;
+    let mut stream = shell.dial(server, timeout).await.map_err(|why| Box::new(Outcome::NeverSent(why)))?;
     let pipe = Pipe::default();
     let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
     let mut state = ClientHandshake::start(pipe.clone(), request, Some(config)).map_err(never)?.handshake();
@@ -198,6 +199,7 @@ fn closing(frame: Option<tungstenite::protocol::CloseFrame>) -> String {
 /// MemoryKV's feed as text.
 pub(crate) struct Tail<S: Shell> {
     shell: Arc<S>,
+    server: usize,
     stream: S::Stream,
     session: Session,
     over: bool,
@@ -208,10 +210,12 @@ const SILENCE: Duration = Duration::from_secs(45);
 
 impl<S: Shell> Tail<S> {
     pub(crate) async fn open(shell: Arc<S>, timeout: Duration) -> Result<Self, crate::Error> {
-        let outcome = match connect(&*shell, "/wal", timeout).await {
-            Ok((stream, session)) => return Ok(Self { shell, stream, session, over: false }),
+        let server = shell.servers().current();
+        let outcome = match connect(&*shell, server, "/wal", timeout).await {
+            Ok((stream, session)) => return Ok(Self { shell, server, stream, session, over: false }),
             Err(outcome) => *outcome,
         };
+        shell.servers().note(server, &outcome);
         Err(match outcome {
             Outcome::NeverSent(why) => crate::Error::bad(codes::CANNOT_CONNECT, why),
             Outcome::Lost(why) => crate::Error::not_answered(None, why),
@@ -224,6 +228,12 @@ impl<S: Shell> Tail<S> {
         })
     }
 
+    /// It is over, and another server is asked the next time.
+    fn lose(&mut self) {
+        self.over = true;
+        self.shell.servers().leave(self.server);
+    }
+
     /// Return the next line; `None` if none comes until `deadline`, or after an error.
     pub(crate) async fn next(&mut self, deadline: Option<Instant>) -> Result<Option<String>, crate::Error> {
         while !self.over {
@@ -231,13 +241,13 @@ impl<S: Shell> Tail<S> {
             match self.session.next(&*self.shell, &mut self.stream, left.min(SILENCE)).await {
                 Received::Message(line) => return Ok(Some(String::from_utf8_lossy(&line).into_owned())),
                 Received::Silence if self.session.silent_for() >= SILENCE => {
-                    self.over = true;
+                    self.lose();
                     return Err(crate::Error::not_answered(None, format!("nothing came for {SILENCE:?}")));
                 }
                 Received::Silence if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
                 Received::Silence => {}
                 Received::End(why) => {
-                    self.over = true;
+                    self.lose();
                     return Err(crate::Error::not_answered(None, why));
                 }
             }

@@ -52,13 +52,20 @@ def problem(status: int, code: str, **headers: str) -> Answer:
 class Run:
     """What a policy does with `outcomes`, each of which takes `took` seconds."""
 
-    def __init__(self, call: Call[Any], options: Options, outcomes: Sequence[Answer | Lost], took: float = 0.1) -> None:
+    def __init__(
+        self,
+        call: Call[Any],
+        options: Options,
+        outcomes: Sequence[Answer | Lost],
+        took: float = 0.1,
+        servers: int = 1,
+    ) -> None:
         self.attempts: list[Attempt] = []
         self.sleeps: list[Sleep] = []
         self.renewed = 0
         self.result: Any = None
         self.error: KVError | None = None
-        now, left, script = 1000.0, list(outcomes), perform(call, options, "K")
+        now, left, script = 1000.0, list(outcomes), perform(call, options, "K", servers)
         try:
             step = next(script)
             while True:
@@ -247,3 +254,29 @@ def test_a_refusal_means_that_no_attempt_can_have_been_done(outcomes: list[Answe
             if run.error is None:
                 assert DONE in met
             assert call.kind is not Kind.READ
+
+
+@pytest.mark.parametrize("failure", [UNSENT, LOST, PROXY, problem(503, "unavailable", retry_after="1")])
+def test_another_server_is_asked_at_once_until_all_were_asked(failure: Answer | Lost) -> None:
+    run = Run(WRITE, Options(patience=60), [failure] * 7 + [DONE], servers=3)
+    assert run.error is None and len(run.attempts) == 8
+    least = 1.0 if isinstance(failure, Answer) and failure.status == 503 else 0.0
+    assert [(sleep.jitter, sleep.least) for sleep in run.sleeps] == [
+        *[(0.0, 0.0)] * 2,
+        (FIRST_DELAY_S, least),
+        *[(0.0, 0.0)] * 2,
+        (2 * FIRST_DELAY_S, least),
+        (0.0, 0.0),
+    ]
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_does_not_end_it_where_another_is_left() -> None:
+    later = problem(503, "not_current", retry_after="30")
+    assert Run(WRITE, KEYED, [later, DONE], servers=2).error is None
+    assert isinstance(Run(WRITE, KEYED, [later, later, DONE], servers=2).error, Unavailable)
+
+
+@pytest.mark.parametrize("status", [408, 429])
+def test_what_another_server_would_say_too_is_repeated_after_a_delay(status: int) -> None:
+    run = Run(WRITE, KEYED, [problem(status, "request_timeout"), DONE], servers=2)
+    assert run.error is None and [sleep.jitter for sleep in run.sleeps] == [FIRST_DELAY_S]

@@ -34,3 +34,33 @@ def test_problems(changes: dict[str, Any], words: str) -> None:
 
 def test_a_server_that_tells_nothing_is_shown_all_the_same() -> None:
     assert dict(status_rows({}))["keys"] == "0 keys, 0 B"
+
+
+def cluster(**changes: Any) -> dict[str, Any]:
+    nodes = [{"name": name, "member": True, "reachable": True} for name in "abc"]
+    order = {"sequence": 7, "last": 7, "lag": 0, "stable": 7}
+    made = {"node": "a", "member": True, "current": True, "nodes": nodes, "order": order, "clock_difference_s": 0.1}
+    return {"cluster": made | changes}
+
+
+def test_a_cluster_that_is_whole() -> None:
+    assert dict(status_rows(state(**cluster())))["cluster"] == "a of a b c"
+    assert list(problems_of(state(**cluster()))) == []
+
+
+def test_a_cluster_that_is_not() -> None:
+    nodes = [
+        {"name": "a", "member": True, "reachable": True},
+        {"name": "b", "member": False, "reachable": False},
+        {"name": "c", "member": True, "reachable": False},
+    ]
+    changed = state(**cluster(nodes=nodes, current=False, clock_difference_s=1.5, order={"lag": 1200}))
+    assert dict(status_rows(changed))["cluster"] == "a of a c (b out), 1,200 messages behind"
+    assert list(problems_of(changed)) == [
+        "this machine has not heard of most of its cluster for a second: it answers 503",
+        "machine b is out of the cluster",
+        "machine c does not answer",
+        "the clocks of the machines differ by 1.5 s: set them by NTP",
+    ]
+    (words,) = problems_of(state(**cluster(member=False)))
+    assert words.startswith("this machine is not a member")

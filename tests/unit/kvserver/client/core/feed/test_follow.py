@@ -331,3 +331,33 @@ def test_lines_are_the_same_however_they_are_cut(parts: list[bytes], data: st.Da
         while (taken := buffer.take()) is not None:
             found.append(taken)
     assert found == b"\n".join(parts).split(b"\n")[:-1]
+
+
+def test_each_break_makes_it_ask_the_next_server() -> None:
+    shell = Shell([bookmark("e.5"), b""], CannotConnect("down"), [bookmark("e.6")], servers=2)
+    assert [shell.next() for _ in range(2)] == [Envelope("e.5", ()), Envelope("e.6", ())]
+    assert [step.leave for step in shell.told if isinstance(step, Disconnect)] == [True]
+    assert shell.pauses() == [0.125, 0.125], "at once while another is left; what fails to open is left by the shell"
+
+
+def test_what_all_servers_ask_for_is_waited_for_when_all_were_asked() -> None:
+    later = Unavailable("later")
+    later.retry_after = 3.0
+    shell = Shell(later, later, later, [bookmark("e.5")], servers=2)
+    shell.next()
+    assert shell.pauses() == [0.125, 3.0, pytest.approx(0.15)]
+
+
+@pytest.mark.parametrize(("reason", "leaves"), [("stop", True), ("reload", True), ("revoked", False)])
+def test_a_server_that_closes_is_left_at_once_if_there_is_another(reason: str, leaves: bool) -> None:
+    shell = Shell([bookmark("e.5"), closing("e.5", reason)], [bookmark("e.6")], servers=2)
+    assert [shell.next() for _ in range(3)][-1] == Envelope("e.6", ())
+    assert [step.leave for step in shell.told if isinstance(step, Disconnect)] == [leaves]
+    assert shell.pauses()[0] < 0.5, "not the 1.5 s that the server asks for"
+
+
+def test_to_be_out_of_time_is_no_fault_of_the_server() -> None:
+    shell = Shell([bookmark("e.5")], servers=2)
+    shell.next()
+    assert shell.next(shell.now + 1) is None
+    assert [step.leave for step in shell.told if isinstance(step, Disconnect)] == [False]

@@ -1,0 +1,91 @@
+"""`kvserver cluster init`: begins the order of a cluster whose engines run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from kvserver.commands.local.local_store import settings_of
+from kvserver.commands.terminal import exit_with
+from kvserver.serve.cluster.files import ClusterError, ClusterSetup, setup_of
+from kvserver.serve.cluster.processes import order_argv
+from kvserver.settings import ServerSettings
+from shards.host.logs import print_error
+from shards.host.process import PARENT_VARIABLE
+from shards.log.epoch import first_revision, new_epoch
+from shards.order.messages import MOST_NODES, encode_init, init_of
+
+HELP = """Begin the order of a new cluster, once. Its servers wait for that.
+
+Start `kvserver serve` on all machines first, then run this on one of them, with the same --node, --cluster and
+--cluster-secret. It makes the stream in which the machines keep every change until all have it, with as many replicas
+as there are machines. Of engines that run already, --nodes names the machines.
+
+Limits that all machines must share are taken from --max-value and --max-memory.
+
+\b
+Example:
+  kvserver cluster init --node a --cluster a=10.0.0.1,b=10.0.0.2,c=10.0.0.3 --cluster-secret cluster.secret
+"""
+SETTINGS = (
+    *("node", "cluster", "cluster_secret", "cluster_monitors"),
+    *("cluster_tls_cert", "cluster_tls_key", "cluster_tls_ca", "max_value", "max_memory"),
+)
+"""The options, which are those of `kvserver serve`."""
+
+
+def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -> None:
+    """Run the command, or exit with 1."""
+    settings = settings_of(given)
+    try:
+        setup = setup_of(settings)
+    except ClusterError as error:
+        raise click.UsageError(str(error)) from None
+    if setup is None:
+        raise click.UsageError("name this machine with --node, and the machines with --cluster")
+    names = [machine.name for machine in setup.machines] or (nodes or "").split(",")
+    if nodes is not None and setup.machines:
+        raise click.UsageError("--nodes is for engines that run already: --cluster names the machines")
+    if len(names) not in (1, 3, MOST_NODES) or not all(names):
+        raise click.UsageError(f"a cluster has 1, 3 or {MOST_NODES} machines, not {', '.join(names) or 'none'}")
+    status = create_order(setup, settings, names, max_bytes)
+    if status:
+        exit_with("the order was not made; what went wrong is above")
+    print_error(f"the order of {', '.join(sorted(names))} has begun; servers that wait for it go on now")
+
+
+def create_order(
+    setup: ClusterSetup,
+    settings: ServerSettings,
+    nodes: Sequence[str],
+    max_bytes: int | None = None,
+    *,
+    quietly: bool = False,
+) -> int:
+    """Make the stream with its first message; return the exit status of what does it. Raises `OSError`.
+
+    `max_bytes`: that the stream keeps. `quietly`: without what it says in the meantime.
+    """
+    limits = {"max_value": settings.max_value}
+    if settings.max_memory is not None:
+        limits["max_memory"] = settings.max_memory
+    revision = first_revision(0, time.time_ns() // 1_000_000)
+    first = init_of(secrets.token_hex(16), new_epoch(), revision, sorted(nodes), limits)
+    with tempfile.TemporaryDirectory(prefix="kvserver-init-") as place:
+        argv = [*order_argv(setup, settings, Path(place)), "--create", str(len(nodes))]
+        argv += [] if max_bytes is None else ["--max-bytes", str(max_bytes)]
+        return subprocess.run(
+            argv,
+            input=encode_init(first),
+            env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
+            stderr=subprocess.DEVNULL if quietly else sys.stderr,
+            check=False,
+        ).returncode

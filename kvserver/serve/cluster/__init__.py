@@ -1,0 +1,8 @@
+"""What a machine of a cluster runs beside a store: the engine, which is a nats-server, and the order's process.
+
+- `addresses`: the machines that `--cluster` names, and their ports.
+- `engine_config`: the configuration of the engine; pure.
+- `files`: the secret, and the files that engine and order are started with.
+- `processes`: the command lines of both.
+- `run_engine`: starts nats-server in the place of its own process.
+"""

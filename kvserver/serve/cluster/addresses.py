@@ -1,0 +1,87 @@
+"""The machines that `--cluster a=10.0.0.1,b=10.0.0.2,c=10.0.0.3` names, and the ports of their engines. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+PORT: Final = 4222
+"""Where an engine takes clients, unless `--cluster` says another port."""
+ROUTE_OFFSET, MONITOR_OFFSET = 2000, 4000
+"""What is added to that port for the one to other engines, and for the one that is asked whether it works."""
+LARGEST_PORT: Final = 65_535 - MONITOR_OFFSET
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine: its name, the host or address where the others reach it, and its engine's port for clients."""
+
+    name: str
+    host: str
+    port: int = PORT
+
+    @property
+    def address(self) -> str:
+        """Host and port for clients, as in a URL."""
+        return f"{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def route(self) -> str:
+        """Host and port for other engines, as in a URL."""
+        return f"{_bracketed(self.host)}:{self.port + ROUTE_OFFSET}"
+
+    @property
+    def monitor(self) -> str:
+        """Host and port of loopback where it answers HTTP."""
+        return f"127.0.0.1:{self.port + MONITOR_OFFSET}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse_machines(text: str) -> tuple[Machine, ...]:
+    """Return the machines of `NAME=HOST[:PORT]` with commas between them; none for URLs of engines that run already.
+
+    Raises `ValueError`.
+    """
+    if "://" in text:
+        return ()
+    machines = tuple(_parse_machine(*part.strip().split("=", 1)) for part in text.split(","))
+    places = [(machine.host, machine.port) for machine in machines]
+    for machine, place in zip(machines, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"expected each machine at an address of its own, but {machine.address} is there twice")
+    return machines
+
+
+def _parse_machine(name: str, place: str) -> Machine:
+    like = "expected the address of a machine as HOST or HOST:PORT, with an IPv6 address in brackets"
+    if place.startswith("["):
+        host, bracket, rest = place[1:].partition("]")
+        port = rest.removeprefix(":")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{like}, not {place!r}")
+    else:
+        host, colon, port = place.partition(":")
+        if colon and not port:
+            raise ValueError(f"{like}, not {place!r}")
+    if not host or any(character in host for character in " /@\"'{}"):
+        raise ValueError(f"{like}, not {place!r}")
+    if not port:
+        return Machine(name, host)
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= LARGEST_PORT):
+        raise ValueError(
+            f"expected a port from 1 to {LARGEST_PORT} for {name} ({ROUTE_OFFSET} and {MONITOR_OFFSET} above it are "
+            f"used too), not {port!r}"
+        )
+    return Machine(name, host, int(port))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

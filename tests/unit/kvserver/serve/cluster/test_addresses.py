@@ -1,0 +1,44 @@
+"""The machines of `--cluster`."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvserver.serve.cluster.addresses import LARGEST_PORT, Machine, parse_machines
+
+
+def test_machines() -> None:
+    assert parse_machines("a=10.0.0.1, b=kv-b:4300,c=[::1]:1,d=[fe80::2]") == (
+        Machine("a", "10.0.0.1", 4222),
+        Machine("b", "kv-b", 4300),
+        Machine("c", "::1", 1),
+        Machine("d", "fe80::2", 4222),
+    )
+    assert parse_machines("nats://10.0.0.1:4222,nats://10.0.0.2:4222") == ()
+
+
+def test_the_places_of_an_engine() -> None:
+    machine = Machine("c", "::1", LARGEST_PORT)
+    assert (machine.address, machine.route, machine.monitor) == ("[::1]:61535", "[::1]:63535", "127.0.0.1:65535")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.2", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("h", False)],
+)
+def test_loopback(host: str, is_loopback: bool) -> None:
+    assert Machine("a", host).is_loopback is is_loopback
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["", ":1", "h:", "h:0", f"h:{LARGEST_PORT + 1}", "h:x", "h:1:2", "[::1", "[::1]x", "[]", 'h"', "h /x", "u@h"],
+)
+def test_what_is_no_address(place: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_machines(f"a=10.0.0.1,b={place}")
+
+
+def test_two_machines_at_one_address() -> None:
+    with pytest.raises(ValueError, match=r"10\.0\.0\.1:4222 is there twice"):
+        parse_machines("a=10.0.0.1,b=10.0.0.1:4222")
