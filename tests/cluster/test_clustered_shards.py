@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 
 from shards.log.records import ORDER
+from shards.server.room import Room, WritePolicy
 from shards.wire.errors import DeadlinePassed, Unavailable
 from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
 from tests.cluster.fake_order import HARSH
@@ -185,6 +190,20 @@ def test_a_request_that_waits_past_its_deadline_was_not_executed() -> None:
         assert refusals(cluster, id) == [DeadlinePassed.code]
 
 
+def test_what_grows_is_refused_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        a, b = cluster["a"], cluster["b"]
+        a.ask(Put(b"k", b"value"))
+        for node in "bc":
+            monkeypatch.setattr(cluster[node].running.writer, "measure_room", lambda size: Room(WritePolicy.NO_GROWTH))
+        replies = b.ask(Put(b"new", b"v"), Put(b"k", b"small"), Put(b"k", b"much larger"), Delete(b"x"))
+        codes = [reply.code if isinstance(reply, Failed) else type(reply) for reply in replies]
+        assert codes == ["insufficient_storage", Done, "insufficient_storage", Done]
+        cluster.until(a.running.following.others_lack_room, "a is told")  # it alone would have what it accepts
+        assert [type(reply) for reply in a.ask(Put(b"new", b"v"), Delete(b"k"))] == [Failed, Done]
+        cluster.until_equal()
+
+
 def test_a_machine_that_stops_leaves_at_once() -> None:
     with machines() as cluster:
         begun = time.monotonic()
@@ -212,6 +231,25 @@ def test_order_records_spare_a_restart_what_changed_nothing() -> None:
         cluster["b"].kill()
         cluster["b"].start()
         assert cluster["b"].running.following.replica.resume_after == sequence
+
+
+def test_a_map_that_is_built_from_a_snapshot_goes_on_where_that_ends() -> None:
+    with machines() as cluster:
+        b = cluster["b"]
+        for number in range(10):
+            cluster["a"].ask(Put(b"k%d" % number, b"v"), Incr(b"n", 1))
+        cluster.until_equal()
+        where = {"KVSERVER_DATA_DIR": str(b.store.data_dir), "KVSERVER_RUN_DIR": str(b.store.run_dir)}
+        subprocess.run([sys.executable, "-m", "shards.maps.snapshot"], env=os.environ | where, check=True, timeout=60)
+        place = b.running.map.place_in_order()
+        b.kill()
+        b.store.board.shards[0].map_generation = 0  # as on a new board
+        for path in b.store.map_dir.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+        b.start()
+        assert b.running.map.place_in_order() == place
+        assert cluster["a"].ask(Incr(b"n", 1)) == [Value(FIRST + 20, True, b"11", "text/plain", 0)]
+        cluster.until_equal()
 
 
 @pytest.mark.parametrize("seed", range(3))
