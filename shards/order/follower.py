@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from shards.order.order import Message, OrderLost
+from shards.order.order import WHAT_HELPS, Message, OrderLost
 
 MOST_KEPT: Final = 1024
 """Messages behind a gap that are kept; others are fetched once more."""
@@ -50,7 +50,7 @@ class Follower:
         if remembered and remembered != _mark(message):
             raise OrderLost(
                 f"message {message.sequence} of the order is another one than before: the engine has lost its end and "
-                "gone on; begin a new history: `kvserver cluster reset --from-this-machine`"
+                f"gone on; {WHAT_HELPS}"
             )
         if message.sequence != self.last + 1:
             self._keep(message)
