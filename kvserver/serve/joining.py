@@ -26,16 +26,17 @@ from msgspec import Meta
 from kvserver.serve.cluster.files import setup_of
 from kvserver.serve.cluster.processes import engine_argv, order_argv
 from kvserver.settings import ServerSettings
+from shards.backup.archive import CLUSTER
 from shards.files import checksummed_json
 from shards.files.checksummed_json import Revision, StoreId, Words
 from shards.host.process import PARENT_VARIABLE
 from shards.order import link
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import Init, UnknownLevel, decode_message
-from shards.order.order import Identity, OrderError, OrderUnreachable
+from shards.order.order import Identity, OrderError, OrderTrimmed, OrderUnreachable
 
 FORMAT: Final = 1
-NAME: Final = "cluster"
+NAME: Final = CLUSTER
 _TRY_S: Final = 5.0  # for one attempt to open the order
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
@@ -131,6 +132,11 @@ def _ask_order(settings: ServerSettings) -> Origin:
                 if time.monotonic() >= said_at + _SAY_S:
                     said_at = time.monotonic()
                     log.warning("still waiting for the order of the cluster: %s", error)
+            except OrderTrimmed:
+                raise CannotJoin(
+                    "the order has forgotten its first messages, so an empty machine cannot begin with them: run "
+                    "`kvserver backup` on another machine of the cluster, and `kvserver restore --for-cluster` here"
+                ) from None
             except (OrderError, UnknownLevel) as error:
                 raise CannotJoin(str(error)) from None
 

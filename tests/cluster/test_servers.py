@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -125,6 +129,16 @@ def test_status_says_who_is_there(servers: Servers) -> None:
     assert {server.status()["epoch"] for server in servers.all} == {EPOCH}
 
 
+def test_metrics_say_how_far_a_machine_is(servers: Servers) -> None:
+    wait_for(lambda: all_there(servers["b"]), "all are members")
+    found = dict(line.rsplit(" ", 1) for line in servers["b"].metrics().splitlines() if line.startswith("kvserver_"))
+    for node in "abc":
+        assert found[f'kvserver_cluster_member{{node="{node}"}}'] == "1.0"
+        assert found[f'kvserver_cluster_reachable{{node="{node}"}}'] == "1.0"
+    assert found["kvserver_cluster_current"] == "1.0"
+    assert float(found["kvserver_order_sequence"]) > 0
+
+
 def all_there(server: Server) -> bool:
     nodes = cluster_of(server)["nodes"]
     return [node["name"] for node in nodes] == ["a", "b", "c"] and all(n["member"] and n["reachable"] for n in nodes)
@@ -176,6 +190,27 @@ def test_a_stopped_machine_holds_up_the_others_only_for_a_while(servers: Servers
     c.start()
     until_ready(c)
     assert get(c, "/v1/kv/k").headers["KV-Revision"] == revision
+
+
+def test_an_empty_machine_begins_with_a_backup_of_another(servers: Servers, tmp_path: Path) -> None:
+    a, b, _ = servers.all
+    put(a, "k", "in the backup")
+    b.stop()
+    shutil.rmtree(b.data_dir)
+    kvserver("backup", str(tmp_path / "backup"), "--data-dir", str(a.data_dir), "--run-dir", str(a.run_dir))
+    put(a, "later", "not in the backup")
+    kvserver("restore", str(tmp_path / "backup"), "--for-cluster", "--data-dir", str(b.data_dir))
+    b.start()
+    until_ready(b)
+    assert (get(b, "/v1/kv/k").text, get(b, "/v1/kv/later").text) == ("in the backup", "not in the backup")
+    assert b.status()["epoch"] == EPOCH
+    last = int(put(b, "k", "after").headers["KV-Revision"])
+    assert get(a, "/v1/kv/k").headers["KV-Revision"] == str(last)
+
+
+def kvserver(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "kvserver", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_machine_without_the_others_shows_and_writes_nothing(servers: Servers) -> None:
