@@ -22,7 +22,6 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from kvserver.rest.server.cluster import is_current
 from shards.host.board import NONE, Board, ProcessRow, ShardRow
 from shards.log.files import SEGMENT
 
@@ -91,7 +90,6 @@ class BoardCollector(Collector):
         """Yield all metric families."""
         yield from self._server_families()
         yield from self._log_families()
-        yield from self._cluster_families()
         yield from self._shard_families()
         yield from self._worker_families()
         yield from self._gateway_families()
@@ -161,30 +159,6 @@ class BoardCollector(Collector):
         )
         yield _gauge_family("kvserver_log_full", "1 while no new segment can be created.", words.full)
         yield _gauge_family("kvserver_log_broken", "1 after a failed flush; the server is stopping.", words.broken)
-
-    def _cluster_families(self) -> Iterator[Metric]:
-        """Yield what a machine knows of its cluster; nothing without one."""
-        board = self._board
-        if not board.facts.node:
-            return
-        words = board.order
-        yield _gauge_family("kvserver_cluster_machines", "Machines of the cluster.", len(board.facts.nodes.split(",")))
-        yield _gauge_family("kvserver_cluster_members", "Machines that take part now.", words.members.bit_count())
-        yield _gauge_family("kvserver_cluster_member", "1 if this machine is one of them.", words.entered > 0)
-        yield _gauge_family(
-            "kvserver_cluster_current", "1 while this machine may show values; else it answers 503.", is_current(board)
-        )
-        yield _gauge_family(
-            "kvserver_cluster_lag_messages",
-            "Messages of the order that this machine has not applied.",
-            max(0, words.last - words.sequence),
-        )
-        yield _gauge_family(
-            "kvserver_cluster_clock_difference_seconds",
-            "The largest difference of another machine's clock from this one's.",
-            words.skew_ms * MS,
-        )
-        yield _counter_family("kvserver_cluster_resent", "Messages that were sent to the order again.", words.resent)
 
     def _shard_families(self) -> Iterator[Metric]:
         rows = [(str(i), row, row.read_figures()) for i, row in enumerate(self._board.shards)]
