@@ -121,7 +121,7 @@ def draw_commands(desk: Desk) -> Drawn:
         shell.run("kvserver put flags/beta '{\"on\":false}' --type json")
         shell.run("kvserver get flags/beta")
         shell.run("kvserver incr visits")
-        shell.run("kvserver ls flags/")
+        shell.run("kvserver ls -l flags/")
         shell.run("kvserver put leader me --create --ttl 30s")
         shell.run('kvserver put leader you --create --ttl 30s; echo "exit status $?"')
         shell.run("kvserver watch flags/ --snapshot --until-synced")
