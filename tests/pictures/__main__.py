@@ -117,7 +117,7 @@ def draw_busy(desk: Desk) -> Drawn:
 
 def draw_commands(desk: Desk) -> Drawn:
     """The command line."""
-    with Shell(desk.server, 100, 24) as shell:
+    with Shell(desk.server, 100, 27) as shell:
         shell.run("kvserver put flags/beta '{\"on\":false}' --type json")
         shell.run("kvserver get flags/beta")
         shell.run("kvserver incr visits")
