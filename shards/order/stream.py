@@ -294,7 +294,7 @@ class Follower:
         if remembered and remembered != _mark(message):
             raise OrderLost(
                 f"message {message.sequence} of the order is another one than before: the engine has lost its end and "
-                "gone on; begin a new history: `kvserver cluster reset --from-this-machine`"
+                f"gone on; {WHAT_HELPS}"
             )
         if message.sequence != self.last + 1:
             self._keep(message)
