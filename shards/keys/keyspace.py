@@ -186,7 +186,7 @@ class Keyspace:
         """Return at most `most` keys that have expired at `now`, with their revisions, in the order of
         `ExpiryHeaps.take_due`.
 
-        Until the next `commit` they are not found again, unless by `restore_taken`. Keys that the survey has not come
+        Until the next `commit` they are not found again, unless by `restore_due`. Keys that the survey has not come
         to are not found yet.
         """
         due = self.expiries.take_due(now, most, self.find_entry)
@@ -217,11 +217,15 @@ class Keyspace:
 
     def restore_taken(self) -> None:
         """Find again what was taken to be proposed, and was not decided."""
+        self.restore_due()
+        if self.evictor is not None:
+            self.evictor.restore_taken()
+
+    def restore_due(self) -> None:
+        """Find again what `take_due` has returned, and was not decided."""
         for key, entry in self._due:
             self.expiries.schedule(key, entry[EXPIRY])
         self._due.clear()
-        if self.evictor is not None:
-            self.evictor.restore_taken()
 
     def _take_one(
         self, staged: Container[bytes], spared: Container[bytes], steady_ms: int

@@ -7,7 +7,7 @@ shares an order proposes there, and decides when the proposal comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 
 from shards.keys import rules
 from shards.keys.budget import Starved
@@ -73,11 +73,11 @@ def propose_expiries(keyspace: Keyspace, now: Now, most: int) -> Expire | None:
     They are found again until they are deleted: a proposal may be lost.
     """
     due = keyspace.take_due(now, most)
-    keyspace.restore_taken()
+    keyspace.restore_due()
     return Expire(due) if due else None
 
 
-def propose_evictions(keyspace: Keyspace, operations: Iterable[Operation], now: Now, needed: int) -> Evict | None:
+def propose_evictions(keyspace: Keyspace, operations: Sequence[Operation], now: Now, needed: int) -> Evict | None:
     """Return keys to evict, to be proposed to an order ahead of `operations`, or before they are proposed again.
 
     None: there is room for them, or nothing to evict. The keys are not found again until they change, or by
@@ -89,10 +89,11 @@ def propose_evictions(keyspace: Keyspace, operations: Iterable[Operation], now: 
         now: when they count as read or not.
         needed: bytes, as `Starved` has said. 0: as many as `operations` may need.
     """
-    operations = list(operations)
+    if keyspace.evictor is None:
+        return None
     if not needed:
         needed = keyspace.bytes + sum(_growth_of(operation, keyspace) for operation in operations) - keyspace.max_memory
-    if keyspace.evictor is None or needed <= 0:
+    if needed <= 0:
         return None
     spared = {key for operation in operations for key in _keys_of(operation)}
     keys, _ = keyspace.take_victims(needed, keyspace.evictor.max_per_group, (), spared, now.steady_ms)
