@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from shards.log.records import ORDER
+from shards.order.history import EVERY
+from shards.server.following import Diverged
 from shards.server.room import Room, WritePolicy
 from shards.wire.errors import DeadlinePassed, Unavailable
 from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
@@ -250,6 +252,16 @@ def test_a_map_that_is_built_from_a_snapshot_goes_on_where_that_ends() -> None:
         assert b.running.map.place_in_order() == place
         assert cluster["a"].ask(Incr(b"n", 1)) == [Value(FIRST + 20, True, b"11", "text/plain", 0)]
         cluster.until_equal()
+
+
+def test_a_machine_that_made_something_else_of_the_order_stops() -> None:
+    with machines() as cluster:
+        cluster["b"].running.following.replica.mix(b"a bit that flipped")
+        with pytest.raises(Diverged, match="most other machines have made something else"):
+            for _ in range(EVERY + 1):
+                cluster["a"].ask(Put(b"k", b"v"))
+            cluster.until(lambda: False, "it hears of it")
+        cluster["b"].kill()
 
 
 @pytest.mark.parametrize("seed", range(3))
