@@ -40,6 +40,9 @@ _LOOKS: Final = 3
 """Looks in a row that must find the end lost: an engine that has just started may not show it yet."""
 _OPEN_S: Final = 5.0
 _GAP_S: Final = 0.03  # for which a message may be overtaken before it is fetched
+_HOLE_FETCHES: Final = 60
+"""Fetches in a row that must skip a message before it is given up: each is answered by a replica that chance chooses,
+and one whose files are damaged may lack what the others have."""
 _FETCH_MESSAGES: Final = 512
 _FETCH_BYTES: Final = 4 << 20
 _MOST_UNREAD: Final = 8 << 20
@@ -216,10 +219,9 @@ class Follow:
                 if follower.last > last:
                     self._skips = 0
                     continue
-                self._skips += count > 0  # what came is behind a hole
-                if self._skips >= _LOOKS:
-                    self._skips = 0
-                    self._fail(OrderTrimmed(last, last + 2))
+                self._skips += count > 0  # what came is behind a hole, of this replica at least
+                if self._skips >= _HOLE_FETCHES:
+                    self._fail(OrderTrimmed(last, gap[1] + 1))
                 await asyncio.sleep(_GAP_S)
 
     async def _watch(self) -> None:
