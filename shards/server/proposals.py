@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from shards.keys import rules
 from shards.keys.budget import Starved
-from shards.keys.entries import SIZE
+from shards.keys.entries import REVISION, SIZE, Entry
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
@@ -23,6 +23,7 @@ from shards.wire.protocol import (
     Incr,
     Operation,
     Patch,
+    Proposed,
     Put,
     Reply,
     bare,
@@ -38,7 +39,7 @@ def expire_due(group: Group, most: int) -> None:
     """Delete at most `most` keys that have expired. To be called first in a group of a shard that is alone."""
     due = group.keyspace.take_due(group.now, most)
     if due:
-        rules.decide(group, Expire(due))
+        rules.delete_due(group, due)  # what an `Expire` of them would do: they have just been looked up
 
 
 def decide_starved(group: Group, operation: Operation, starved: Starved, decide: Decide) -> Reply | Starved:
@@ -50,15 +51,15 @@ def decide_starved(group: Group, operation: Operation, starved: Starved, decide:
     evictor, keyspace = group.keyspace.evictor, group.keyspace
     assert evictor is not None, "starved, although nothing may be evicted"
     most = evictor.max_per_group - group.evicted
-    keys, size = keyspace.take_victims(
+    victims, size = keyspace.take_victims(
         starved.needed, most, group.staged.changes, _keys_of(operation), group.now.steady_ms
     )
     is_enough = size >= starved.needed - group.slack_bytes()
-    if not is_enough and len(keys) < most:  # there is nothing else to evict
-        evictor.restore(key for key, _ in keys)
+    if not is_enough and len(victims) < most:  # there is nothing else to evict
+        evictor.restore(key for key, _ in victims)
         return starved if group.events else Failed.of(group.refuse_starved(starved.needed))
-    if keys:
-        rules.evict_keys(group, Evict(keys))
+    if victims:
+        rules.delete_victims(group, victims)  # what an `Evict` of them would do
     if not is_enough:
         return starved
     group.shrinks = False  # it has shrunk as far as it can for this operation
@@ -74,7 +75,7 @@ def propose_expiries(keyspace: Keyspace, now: Now, most: int) -> Expire | None:
     """
     due = keyspace.take_due(now, most)
     keyspace.restore_due()
-    return Expire(due) if due else None
+    return Expire(_proposed(due)) if due else None
 
 
 def propose_evictions(keyspace: Keyspace, operations: Sequence[Operation], now: Now, needed: int) -> Evict | None:
@@ -96,8 +97,13 @@ def propose_evictions(keyspace: Keyspace, operations: Sequence[Operation], now: 
     if needed <= 0:
         return None
     spared = {key for operation in operations for key in _keys_of(operation)}
-    keys, _ = keyspace.take_victims(needed, keyspace.evictor.max_per_group, (), spared, now.steady_ms)
-    return Evict(keys) if keys else None
+    victims, _ = keyspace.take_victims(needed, keyspace.evictor.max_per_group, (), spared, now.steady_ms)
+    return Evict(_proposed(victims)) if victims else None
+
+
+def _proposed(keys: Sequence[tuple[bytes, Entry]]) -> Proposed:
+    """Return `keys`, which have their entries, as they are proposed."""
+    return [(key, entry[REVISION]) for key, entry in keys]
 
 
 def _keys_of(operation: Operation) -> Collection[bytes]:
