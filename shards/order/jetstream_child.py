@@ -27,6 +27,7 @@ from shards.host import logs, process
 from shards.order import link, stream
 from shards.order.engine import Engine
 from shards.order.order import (
+    WHAT_HELPS,
     Identity,
     Message,
     OrderError,
@@ -139,7 +140,11 @@ class Follow:
                 facts.check_place(after, known)
                 return facts
             except stream.NoStream as error:
-                problem = OrderLost(str(error)) if known else OrderUnreachable(f"{error}: `kvserver cluster init`")
+                problem = (
+                    OrderLost(f"{error}; {WHAT_HELPS}")
+                    if known
+                    else OrderUnreachable(f"{error}: `kvserver cluster init`")
+                )
             except stream.EngineError as error:
                 problem = OrderUnreachable(str(error))
             except OrderTrimmed:
@@ -247,7 +252,7 @@ class Follow:
         try:
             facts = await self._engine.look()
         except stream.NoStream as error:
-            raise OrderLost(str(error)) from None
+            raise OrderLost(f"{error}; {WHAT_HELPS}") from None
         except stream.EngineError:
             return
         if facts.identity != self._identity:
