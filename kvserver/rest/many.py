@@ -154,6 +154,9 @@ class Many:
         elif "cut" in given:
             self._require_cut(grants, prefix, cut)
         await bodies.refuse_any(req)
+        if cut > end and self._store.reading is not None:  # another machine may have told it
+            await self._store.reading.reach(str(cut))
+            end = cut
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not reached this revision")
         if not grants.may_all("read", prefix):

@@ -181,6 +181,26 @@ def try_put(server: Server, key: str) -> str | None:
         return None
 
 
+def test_reads_go_on_while_the_order_takes_nothing(servers: Servers) -> None:
+    put(servers["a"], "k", "v")
+    gone = servers.engines.servers[1:]
+    for engine in gone:
+        engine.kill()
+    try:
+        with servers["a"].client(30) as client:
+            refused = client.put("/v1/kv/k", content="other")
+        assert refused.status_code in (503, 504)
+        for server in servers.all:
+            wait_for(lambda server=server: get(server, "/v1/kv/other").status_code == 404, "it reads", 30)
+    finally:
+        for engine in gone:
+            engine.start()
+        servers.engines.wait_until_ready()
+    wait_for(lambda: try_put(servers["a"], "k"), "writes go on", 60)
+    for server in servers.all:
+        until_ready(server)
+
+
 def test_a_stopped_machine_holds_up_the_others_only_for_a_while(servers: Servers) -> None:
     a, _, c = servers.all
     c.kill()

@@ -148,11 +148,11 @@ def test_who_does_not_know_the_secret_stays_outside(
     machines: tuple[Machine, ...], user: str, secret: bytes, answer: bytes
 ) -> None:
     login = {"user": user, "pass": password_of(secret, user), "verbose": False, "pedantic": False}
-    with socket.create_connection((machines[0].host, machines[0].port), 10) as connection:
-        with connection.makefile("rb") as lines:
-            assert lines.readline().startswith(b"INFO ")
-            connection.sendall(b"CONNECT " + json.dumps(login).encode() + b"\r\nPING\r\n")
-            assert lines.readline().startswith(answer)
+    place = (machines[0].host, machines[0].port)
+    with socket.create_connection(place, 10) as connection, connection.makefile("rb") as lines:
+        assert lines.readline().startswith(b"INFO ")
+        connection.sendall(b"CONNECT " + json.dumps(login).encode() + b"\r\nPING\r\n")
+        assert lines.readline().startswith(answer)
 
 
 def test_an_engine_ends_with_whoever_has_started_it(machines: tuple[Machine, ...], tmp_path: Path) -> None:
