@@ -18,6 +18,7 @@ from shards.wire.keys import MAX_KEY
 
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_BOOLEAN: Final[Schema] = {"type": "boolean"}
 _TEXT: Final[Schema] = {"type": "string"}
 _KEY: Final[Schema] = {"type": "string", "maxLength": MAX_KEY}
 _TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
@@ -201,6 +202,33 @@ _ANSWERS: Final[dict[str, Schema]] = {
             deliveries=_described(_COUNT, "Changes written to clients."),
             gaps=_described(_COUNT, "Clients that got a `gap` message."),
             lag=_described(_COUNT, "Changes that the slowest gateway has not shown yet."),
+        ),
+        cluster=_described({"oneOf": [{"type": "null"}, ref("ClusterStatus")]}, "Null: there is no cluster."),
+    ),
+    "ClusterStatus": record(
+        "What a machine of a cluster knows of it.",
+        node=_described(_TEXT, "Name of this machine."),
+        reads=_enum_of(["linear", "local"]),
+        member=_described(_BOOLEAN, "Whether the others wait for this machine before they show a change."),
+        current=_described(_BOOLEAN, "Whether this machine may answer reads now; if not, they are 503 `not_current`."),
+        nodes=listed(
+            record(
+                "A machine of the cluster.",
+                name=_TEXT,
+                member=_described(_BOOLEAN, "Whether it is a member, as far as this machine knows."),
+                reachable=_described(_BOOLEAN, "Whether this machine has heard of it in the last two seconds."),
+            )
+        ),
+        order=record(
+            "The order of messages that all machines follow.",
+            sequence=_described(_COUNT, "The last message that this machine has decided."),
+            last=_described(_COUNT, "The last message of the order, as far as is known."),
+            lag=_described(_COUNT, "Messages in between."),
+            stable=_described(_COUNT, "The last message that every member has applied."),
+            resent=_described(_COUNT, "Messages that this machine has sent again since its shard was started."),
+        ),
+        clock_difference_s=_described(
+            _SECONDS, "The largest difference of another machine's clock from this one's. Above 0.5, see to NTP."
         ),
     ),
 }

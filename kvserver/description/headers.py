@@ -56,10 +56,17 @@ IDEMPOTENCY_KEY: Final = Header(
     "but answered as the first time.",
 )
 
+MIN_REVISION: Final = Header(
+    "KV-Min-Revision",
+    _REVISION,
+    "In a cluster: answer only what is at least as new as this revision, which another machine has told. Waits for a "
+    "second at most, then the answer is 503 `not_current`.",
+)
+
 CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
 OF_CHANGES: Final = (*CONDITIONS, IDEMPOTENCY_KEY)
 """Of writes of one key."""
-OF_READS: Final = (*CONDITIONS, IF_MODIFIED_SINCE, RANGE, IF_RANGE)
+OF_READS: Final = (*CONDITIONS, IF_MODIFIED_SINCE, RANGE, IF_RANGE, MIN_REVISION)
 
 # Of answers
 

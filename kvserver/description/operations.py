@@ -17,6 +17,7 @@ from shards.wire.errors import (
     KVError,
     MemoryLimit,
     Misdirected,
+    NotCurrent,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
@@ -49,7 +50,7 @@ ALWAYS: Final[ErrorClasses] = (
     Overloaded,
 )
 """Errors that any request may meet."""
-OF_READS: Final[ErrorClasses] = (Unavailable,)
+OF_READS: Final[ErrorClasses] = (Unavailable, NotCurrent)
 OF_WRITES: Final[ErrorClasses] = (
     Unavailable,
     *Unavailable.__subclasses__(),

@@ -208,6 +208,7 @@ _MANY: Final = (
         description="In byte order, in pages. With `Accept: application/x-ndjson` the whole range, a line each; then "
         "`limit` is refused.",
         parameters=many.LIST,
+        headers=(headers.MIN_REVISION,),
         grants="`read` on a part of the prefix, of which the list then is",
         answers=(
             Success(

@@ -188,7 +188,9 @@ class Store:
 
     def _make_board(self, run: Run) -> Board:
         start, now, origin = run.start, run.now, self._origin
-        limits = {} if origin is None else origin.limits
+        max_value, max_memory = self._given.max_value, self._given.max_memory or 0
+        if origin is not None:  # decisions depend on them, so they are the same on all machines
+            max_value, max_memory = origin.limits.get("max_value", max_value), origin.limits.get("max_memory", 0)
         assert start.clock_offset_ms is not None
         facts = Facts(
             version=__version__,
@@ -203,9 +205,9 @@ class Store:
             lock_dir=str(self._lock_dir),
             log_dir=str(self._log_dir),
             map_dir=str(self.map_dir),
-            max_value=limits.get("max_value", self._given.max_value),
+            max_value=max_value,
             max_batch=self._given.max_batch,
-            max_memory=limits.get("max_memory", self._given.max_memory or 0),
+            max_memory=max_memory,
             on_full=self._given.on_full,
             tokens="" if self.settings.tokens is None else str(self.settings.tokens),
             clock_offset_ms=start.clock_offset_ms,

@@ -359,38 +359,51 @@ class Board:
 
     def history(self) -> tuple[int, int]:
         """Read tail (LSN) and next revision, as one append left them."""
-        return self._read_pair(_TURN, LOG_AT)
+        words, fence = self.words, self.log.fence
+        while True:
+            turn = words[_TURN]
+            if fence:
+                fence(Fence.TURN_THEN_SLOT)
+            slot = LOG_AT + 2 * (turn & 1)
+            tail, following = words[slot], words[slot + 1]
+            if fence:
+                fence(Fence.SLOT_THEN_TURN)
+            if words[_TURN] == turn:
+                return tail, following
 
     def advance(self, tail: int, next_revision: int) -> None:
         """Publish a new end of the history. Only the holder of the append lock may."""
-        self._write_pair(_TURN, LOG_AT, tail, next_revision)
+        words = self.words
+        turn = words[_TURN] + 1
+        slot = LOG_AT + 2 * (turn & 1)
+        words[slot], words[slot + 1] = tail, next_revision
+        if self.log.fence:
+            self.log.fence(Fence.RECORD_THEN_TURN)
+        words[_TURN] = turn
 
     def show(self, lsn: int, revision: int) -> None:
         """Let readers see the history up to `lsn` and `revision`. Only the shard of a cluster may."""
-        self._write_pair(_SHOWN_TURN, ORDER_AT, lsn, revision)
-
-    def _read_pair(self, turn_at: int, slots_at: int) -> tuple[int, int]:
-        """Read two words that belong together: those of the slot that the turn at `turn_at` names."""
-        words, fence = self.words, self.log.fence
-        while True:
-            turn = words[turn_at]
-            if fence:
-                fence(Fence.TURN_THEN_SLOT)
-            slot = slots_at + 2 * (turn & 1)
-            first, second = words[slot], words[slot + 1]
-            if fence:
-                fence(Fence.SLOT_THEN_TURN)
-            if words[turn_at] == turn:
-                return first, second
-
-    def _write_pair(self, turn_at: int, slots_at: int, first: int, second: int) -> None:
         words = self.words
-        turn = words[turn_at] + 1
-        slot = slots_at + 2 * (turn & 1)
-        words[slot], words[slot + 1] = first, second
+        turn = words[_SHOWN_TURN] + 1
+        slot = ORDER_AT + 2 * (turn & 1)
+        words[slot], words[slot + 1] = lsn, revision
         if self.log.fence:
             self.log.fence(Fence.RECORD_THEN_TURN)
-        words[turn_at] = turn
+        words[_SHOWN_TURN] = turn
+
+    def _read_shown(self) -> tuple[int, int]:
+        """Read LSN and revision up to which a machine of a cluster shows the history."""
+        words, fence = self.words, self.log.fence
+        while True:
+            turn = words[_SHOWN_TURN]
+            if fence:
+                fence(Fence.TURN_THEN_SLOT)
+            slot = ORDER_AT + 2 * (turn & 1)
+            lsn, revision = words[slot], words[slot + 1]
+            if fence:
+                fence(Fence.SLOT_THEN_TURN)
+            if words[_SHOWN_TURN] == turn:
+                return lsn, revision
 
     def last_revision(self) -> int:
         """Return the last revision of the history."""
@@ -404,7 +417,7 @@ class Board:
         be shown.
         """
         if self._is_clustered:
-            return self._read_pair(_SHOWN_TURN, ORDER_AT)
+            return self._read_shown()
         lsn, following = self.history()
         fence = self.log.fence
         for row in self.shards:

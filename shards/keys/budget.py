@@ -73,25 +73,17 @@ class Starved(NamedTuple):
     needed: int
 
 
-class MustEvict(Exception):
-    """Raised by a rule, which has done nothing, to be answered by `Starved`."""
+def memory_limits(keyspace: Keyspace, others_bytes: int) -> tuple[int, int]:
+    """Return how many bytes of keys and values a shard may hold at the end of a group: if it shrinks, and at most.
 
-    def __init__(self, needed: int) -> None:
-        super().__init__(needed)
-        self.needed = needed
-
-
-def most_bytes(keyspace: Keyspace, others_bytes: int, *, shrinks: bool) -> int:
-    """Return how many bytes of keys and values a shard may hold at the end of a group.
+    Where keys are evicted, a shard that is over the limit at the beginning, or because of other shards, may stay as
+    large as it is. It shrinks towards the limit write by write, but not below its fair share.
 
     Args:
         keyspace: of the shard, without the group.
         others_bytes: bytes in the other shards, which count towards the limit.
-        shrinks: whether what is evicted for a write also brings a shard that holds too much nearer to the limit.
     """
     limit = keyspace.max_memory - others_bytes
     if not keyspace.evicts:
-        return limit
-    # A shard that is over the limit at the beginning, or because of other shards, may stay as large as it is. It
-    # shrinks towards the limit write by write, but not below its fair share.
-    return max(limit, min(keyspace.bytes, keyspace.fair_share) if shrinks else keyspace.bytes)
+        return limit, limit
+    return max(limit, min(keyspace.bytes, keyspace.fair_share)), max(limit, keyspace.bytes)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from shards.keys.budget import GroupLoad, MustEvict, most_bytes
+from shards.keys.budget import GroupLoad, memory_limits
 from shards.keys.entries import REVISION, SIZE, VALUE_REVISION, Entry, StagedEntries, is_live
 from shards.keys.keyspace import Keyspace
 from shards.keys.replies import PendingReplies
@@ -52,7 +52,8 @@ class Group:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
         staged, replies, load: what has been decided so far, by its kind.
         checks_memory: whether puts must be checked against the memory limit.
-        shrinks: see `most_bytes`. Not in an order: there the shard stays within what it held before the group.
+        shrinks: whether what is evicted for a write also brings a shard that holds too much nearer to the limit; see
+            `memory_limits`. Not in an order.
         outcomes: what the operations that are done once have done, to be logged after the events.
         batch_spans: where the events of each atomic batch begin and end.
         batch_start: where those of the batch begin that is being decided; None: outside of a batch.
@@ -63,6 +64,7 @@ class Group:
 
     __slots__ = (
         "_answered",
+        "_limits",
         "_others_bytes",
         "_remembered_bytes",
         "batch_excess",
@@ -96,6 +98,7 @@ class Group:
         self.replies = PendingReplies(now, self.load)
         self._others_bytes, self._remembered_bytes = others_bytes, remembered_bytes
         self.checks_memory = 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
+        self._limits: tuple[int, int] | None = None  # see `_find_limits`
         self.shrinks = False
         self.outcomes: list[Outcome] = []
         self._answered: dict[bytes, tuple[bytes, Replayed]] = {}  # by identity: the fingerprint, and what repeats get
@@ -103,21 +106,25 @@ class Group:
         self.batch_start: int | None = None
         self.batch_excess = self.evicted = self.expiry_lag_ms = 0
 
-    def admit_growth(self, key: bytes, size: int, old: Entry | None) -> None:
+    def admit_growth(self, key: bytes, size: int, old: Entry | None) -> int:
         """Let the value of `key`, whose entry is `old`, grow to `size` bytes.
 
-        Raises `MemoryLimit` if it cannot fit, and `MustEvict` if it would after evictions. Within a batch the latter
-        waits for its end: see `batch_excess`.
+        Returns how many bytes must be evicted first, 0 if none. Within a batch that waits for its end: see
+        `batch_excess`. Raises `MemoryLimit` if it cannot fit.
         """
         growth = size - old[SIZE] if old is not None else len(key) + size
-        excess = self.keyspace.bytes + self.staged.bytes + growth - self._most_bytes(shrinks=self.shrinks)
+        lean, most = self._limits or self._find_limits()
+        excess = self.keyspace.bytes + self.staged.bytes + growth - (lean if self.shrinks else most)
         if excess <= 0:
-            return
-        if not self.keyspace.evicts or not self.may_ever_hold(len(key) + size):
+            return 0
+        if self.keyspace.evictor is None or len(key) + size > most:
             raise self.refuse_growth(growth)
-        if self.batch_start is None:
-            raise MustEvict(excess)
-        self.batch_excess = max(self.batch_excess, excess)
+        if self.batch_start is not None:
+            self.batch_excess = max(self.batch_excess, excess)
+            return 0
+        if key not in self.staged.changes:
+            self.keyspace.recent.setdefault(key, old)  # it is looked up again when it is decided again
+        return excess
 
     def staged_bytes(self, keys: Collection[bytes]) -> int:
         """Return the bytes of those of `keys` that the group has put, and of their values."""
@@ -126,12 +133,14 @@ class Group:
 
     def slack_bytes(self) -> int:
         """Return how much of what an operation needs it can do without: then the shard does not shrink for it."""
-        return self._most_bytes(shrinks=False) - self._most_bytes(shrinks=self.shrinks)
+        lean, most = self._limits or self._find_limits()
+        return most - lean if self.shrinks else 0
 
     def refuse_starved(self, needed: int) -> MemoryLimit:
         """Make the error that refuses what was not done as `needed` bytes must be evicted first."""
+        lean, most = self._limits or self._find_limits()
         held = self.keyspace.bytes + self.staged.bytes
-        return self.refuse_growth(self._most_bytes(shrinks=self.shrinks) - held + needed)
+        return self.refuse_growth((lean if self.shrinks else most) - held + needed)
 
     def refuse_growth(self, growth: int) -> MemoryLimit:
         """Make the error that refuses a growth by so many bytes."""
@@ -140,10 +149,13 @@ class Group:
 
     def may_ever_hold(self, size: int) -> bool:
         """Whether keys and values of `size` bytes fit if nothing else is left."""
-        return size <= self._most_bytes(shrinks=False)
+        _, most = self._limits or self._find_limits()
+        return size <= most
 
-    def _most_bytes(self, *, shrinks: bool) -> int:
-        return most_bytes(self.keyspace, self._others_bytes, shrinks=shrinks)
+    def _find_limits(self) -> tuple[int, int]:
+        """Return how many bytes the shard may hold after the group: if it shrinks, and at most."""
+        self._limits = memory_limits(self.keyspace, self._others_bytes)
+        return self._limits
 
     def expire_key(self, key: bytes, old: Entry) -> None:
         """Log that `key`, whose entry is `old`, has expired."""

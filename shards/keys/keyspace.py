@@ -75,7 +75,7 @@ class Keyspace:
         evictor: finds keys to evict when memory is full; None: writes that need more are refused.
 
     Attributes:
-        recent: from keys that changed lately to their entries; None: deleted.
+        recent: from keys that changed lately, or are about to, to their entries; None: they have none.
         expiries: when keys are to be looked at.
         expiring: number of keys with an expiry.
         bytes: sum of the sizes of keys and values, expired ones included until they are deleted.
@@ -191,6 +191,7 @@ class Keyspace:
         """
         due = self.expiries.take_due(now, most, self.find_entry)
         self._due += due
+        self.recent.update(due)  # they are looked up again when the proposal is decided
         return [(key, entry[REVISION]) for key, entry in due]
 
     def take_victims(
@@ -210,6 +211,7 @@ class Keyspace:
                 break
             key, entry = oldest
             taken.append((key, entry[REVISION]))
+            self.recent[key] = entry  # it is looked up again when the proposal is decided
             size += len(key) + entry[SIZE]
         return taken, size
 

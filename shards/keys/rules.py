@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shards.keys import value_edits
-from shards.keys.budget import MustEvict, Starved
+from shards.keys.budget import Starved
 from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, is_live
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -86,11 +86,9 @@ def decide(group: Group, operation: Operation) -> Reply | Starved:
         failed = Failed.of(error)
         group.replies.await_revision(failed)
         return failed
-    except MustEvict as must:
-        return Starved(must.needed)
 
 
-def decide_put(group: Group, operation: Put) -> Done:
+def decide_put(group: Group, operation: Put) -> Done | Starved:
     """Set value, type and expiry. If the key has expired and is not deleted yet, its expiry is logged first."""
     keyspace, key, size, now = group.keyspace, operation.key, len(operation.value), group.now
     _check_key(keyspace, key)
@@ -104,8 +102,8 @@ def decide_put(group: Group, operation: Put) -> Done:
     old = group.staged.lookup(key)
     if operation.condition is not None:
         operation.condition.check(group.live_revision(old))
-    if group.checks_memory and _grows(size, old):
-        group.admit_growth(key, size, old)
+    if group.checks_memory and _grows(size, old) and (needed := group.admit_growth(key, size, old)):
+        return Starved(needed)
     if size > SMALL_VALUE:
         group.load.count_work(size)
     existed = wants_old = False
@@ -160,7 +158,7 @@ def is_no_work(group: Group, operation: Operation) -> bool:
     return type(operation) is Touch and _is_touched(group.staged.changes.get(operation.key))
 
 
-def decide_incr(group: Group, operation: Incr) -> Value:
+def decide_incr(group: Group, operation: Incr) -> Value | Starved:
     """Add to a number. A new key starts at 0, as text: browsers show it, and it is unambiguous."""
     key = operation.key
     _check_key(group.keyspace, key)
@@ -178,7 +176,7 @@ def decide_incr(group: Group, operation: Incr) -> Value:
     return _put_result(group, key, old, value_edits.add(value, operation.by), content_type, old[EXPIRY])
 
 
-def decide_patch(group: Group, operation: Patch) -> Value:
+def decide_patch(group: Group, operation: Patch) -> Value | Starved:
     """Merge JSON into a value. A new key gets JSON's content type, as this server has made its value; an existing one
     keeps its type, which may be more specific (`application/geo+json`)."""
     key = operation.key
@@ -211,7 +209,7 @@ def answer_get(group: Group, operation: Get) -> Value:
     return reply
 
 
-def decide_batch(group: Group, batch: AtomicBatch) -> Results:
+def decide_batch(group: Group, batch: AtomicBatch) -> Results | Starved:
     """Do all operations, or none of them if one fails.
 
     A get or delete of an absent key succeeds; a touch of one fails, and so does a get or delete that requires the key
@@ -248,13 +246,13 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
                 undo()
                 raise BatchTooLarge(f"its patches read and write more than {PATCH_WORK_BYTES} bytes")
     if group.batch_excess:
-        _starve_batch(group, operations, undo)
+        return _starve_batch(group, operations, undo)
     if len(group.events) - begin > 1:
         group.batch_spans.append((begin, len(group.events)))
     return Results(replies)
 
 
-def decide_once(group: Group, once: Once) -> Reply:
+def decide_once(group: Group, once: Once) -> Reply | Starved:
     """Do an operation, unless its identity was done before: then answer as then, and do nothing.
 
     What is refused, or changes nothing, is not remembered: a repeat is decided from scratch.
@@ -264,8 +262,10 @@ def decide_once(group: Group, once: Once) -> Reply:
         return replayed
     operation, begin = once.operation, len(group.events)
     replaced = _read_replaced(group, operation)
-    reply: Remembered = _RULES[type(operation)](group, operation)
-    if len(group.events) == begin or (isinstance(reply, Results) and reply.failed is not None):
+    reply: Remembered | Starved = _RULES[type(operation)](group, operation)
+    if isinstance(reply, Starved) or len(group.events) == begin:
+        return reply
+    if isinstance(reply, Results) and reply.failed is not None:
         return reply
     if replaced is not None and isinstance(reply, Replaced):
         replaced.revision, replaced.expires_ms = reply.revision, reply.expires_ms
@@ -372,13 +372,13 @@ def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
     return reply if reply.revision or not must_exist else Failed.of(NotFound("the key does not exist"))
 
 
-def _starve_batch(group: Group, operations: Sequence[OfOneKey], undo: Callable[[], None]) -> None:
-    """Undo a batch that does not fit without evictions, and say how much it needs, all at once: raise `MustEvict`, or
-    `MemoryLimit`."""
+def _starve_batch(group: Group, operations: Sequence[OfOneKey], undo: Callable[[], None]) -> Starved:
+    """Undo a batch that does not fit without evictions, and say how much it needs, all at once. Raises `MemoryLimit`
+    if it can never fit."""
     needed, own = group.batch_excess, group.staged_bytes({operation.key for operation in operations})
     undo()
     if group.may_ever_hold(own):
-        raise MustEvict(needed)
+        return Starved(needed)
     raise group.refuse_starved(needed)
 
 
@@ -392,15 +392,17 @@ def _refuse_batch(group: Group, operations: Sequence[OfOneKey], index: int, fail
     return Results(replies, index)
 
 
-def _put_result(group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, ends: int) -> Value:
+def _put_result(
+    group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, ends: int
+) -> Value | Starved:
     """Put a value that this server has computed, and answer with it."""
     size = len(value)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the result has {size} bytes, at most {group.keyspace.max_value} are allowed")
     if group.keyspace.max_memory:  # `put_bytes` does not include the sizes of results: check all puts from now on
         group.checks_memory = True
-        if _grows(size, old):
-            group.admit_growth(key, size, old)
+        if _grows(size, old) and (needed := group.admit_growth(key, size, old)):
+            return Starved(needed)
     group.replies.count_answer(size)
     existed = is_live(old, group.now)
     if old is not None and not existed:

@@ -47,15 +47,15 @@ class MapBuildError(Exception):
     """A map cannot be opened or built; the message says why, and what to do."""
 
 
-def open_map(board: Board, shard: int) -> MapOwner:
-    """Open the map of `shard`, with everything applied that the log holds of its keys.
+def open_map(board: Board, shard: int, *, follows_order: bool = False) -> MapOwner:
+    """Open the map of `shard`, with everything applied that the log holds of its keys. `follows_order`: see `MapOwner`.
 
     Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
     map directory; beats the row's heart, sets its `map_generation`, clears its open words.
 
     Raises `MapBuildError`, `MapFull` if there is no room, `LogError` if the log cannot be flushed or read.
     """
-    return _MapOpening(board, shard).run()
+    return _MapOpening(board, shard, follows_order=follows_order).run()
 
 
 def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
@@ -139,8 +139,9 @@ def fill(
 class _MapOpening:
     """One call of `open_map`."""
 
-    def __init__(self, board: Board, shard: int) -> None:
+    def __init__(self, board: Board, shard: int, *, follows_order: bool) -> None:
         facts = board.facts
+        self._follows_order = follows_order
         self._board, self._shard, self._row = board, shard, board.shards[shard]
         self._map_dir, self._data_dir = Path(facts.map_dir), Path(facts.data_dir)
         self._ballast = self._map_dir / f"shard-{shard}.ballast"
@@ -236,7 +237,7 @@ class _MapOpening:
         path = map_path(self._map_dir, self._shard, generation)
         try:
             read_meta(path)
-            found = MapOwner(path, self._ballast)
+            found = MapOwner(path, self._ballast, follows_order=self._follows_order)
         except MapError as error:
             log.warning("%s", error)
             return None
@@ -282,7 +283,7 @@ class _MapOpening:
         own = next((f for f in files if (f.shard, f.shards) == (self._shard, self._identity.shards)), None)
         if snapshot and own:
             snapshot.copy(own, path / "data.mdb")
-        with contextlib.closing(MapOwner(path)) as new:
+        with contextlib.closing(MapOwner(path, follows_order=self._follows_order)) as new:
             if own:
                 floors = self._floors_at(own.revision)
             elif snapshot and files:
@@ -296,7 +297,8 @@ class _MapOpening:
         generation = secrets.randbits(62) + 1
         path.rename(map_path(self._map_dir, self._shard, generation))
         log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
-        return generation, MapOwner(map_path(self._map_dir, self._shard, generation), self._ballast)
+        path = map_path(self._map_dir, self._shard, generation)
+        return generation, MapOwner(path, self._ballast, follows_order=self._follows_order)
 
     def _replay_log(self, target: MapOwner, lsn: int, floors: Sequence[int] | None) -> None:
         """Apply what the log holds from `lsn` to its tail."""

@@ -1,7 +1,8 @@
 """What a shard has done once, in its map: found by identity, forgotten by age and number. See `shards.wire.outcomes`.
 
 All of it is changed in the transactions that apply records, by what records say alone: so shards that replay the same
-log remember the same. Only where the map is full outcomes are forgotten sooner.
+log remember the same, from wherever they begin. Only where the map is full outcomes are forgotten sooner, unless others
+follow the same order.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ _FEW = 16
 
 
 class OutcomeTable:
-    """The outcomes in a map. Writes are part of a transaction of the caller."""
+    """The outcomes in a map. Writes are part of a transaction of the caller.
+
+    Attributes:
+        follows_order: whether other machines remember the same: then room has no say in what is forgotten.
+    """
 
     def __init__(self, storage: MapStorage) -> None:
+        self.follows_order = False
         self._storage, self._env, self._meta = storage, storage.env, storage.meta
         self._outcomes, self._identities = storage.outcomes, storage.identities
 
@@ -46,13 +52,19 @@ class OutcomeTable:
         floors: Sequence[int] | None,
     ) -> None:
         """Remember `outcomes` of the log's record `record`, and forget what is over then. `floors`: see
-        `MapOwner.apply`."""
+        `MapOwner.apply`.
+
+        A record that a map has had forgets nothing more: its outcomes were followed by what was forgotten then.
+        """
+        places = [(record.revision + outcome.at, outcome) for outcome in outcomes]
+        if floors is not None:
+            places = [(revision, outcome) for revision, outcome in places if revision > floors[outcome.slot]]
+            if not places:
+                return
         size = self._load_bytes(txn)
-        for outcome in outcomes:
-            revision = record.revision + outcome.at
-            if floors is None or revision > floors[outcome.slot]:
-                size += self._put(txn, revision, OutcomeRecord.of(outcome, record.revision, record.now))
-        self._forget(txn, record.now, size, 2 * len(outcomes) + _FEW)
+        for revision, outcome in places:
+            size += self._put(txn, revision, OutcomeRecord.of(outcome, record.revision, record.now))
+        self._forget(txn, record.now, size, 2 * len(places) + _FEW)
 
     def load(self, txn: lmdb.Transaction[memoryview], rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Put records of other maps' tables into this one, with their keys."""
@@ -106,6 +118,7 @@ class OutcomeTable:
 
         After a pause thousands may be over: one group must not be held up by all of them.
         """
+        is_full = self._storage.full and not self.follows_order
         count = txn.stat(self._outcomes)["entries"]
         cursor = txn.cursor(self._outcomes)
         more = cursor.first()
@@ -113,7 +126,7 @@ class OutcomeTable:
             most -= 1
             oldest = OutcomeRecord.decode(cursor.value())
             too_much = count > KEEP_COUNT or size > KEEP_BYTES
-            if not (oldest.is_over(now) or (too_much and (self._storage.full or oldest.is_spare(now)))):
+            if not (oldest.is_over(now) or (too_much and (is_full or oldest.is_spare(now)))):
                 break
             place = bytes(cursor.key())
             known = txn.get(oldest.identity, db=self._identities)

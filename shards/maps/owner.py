@@ -78,15 +78,16 @@ class MapOwner:
         storage: the file, and how much room it has.
     """
 
-    def __init__(self, path: Path, ballast: Path | None = None) -> None:
+    def __init__(self, path: Path, ballast: Path | None = None, *, follows_order: bool = False) -> None:
         """Open the map at `path`, or make an empty one there (then `applied` is (0, 0) and `identity` None).
 
-        Raises `MapError`.
+        `follows_order`: other machines apply the same records, and must remember the same outcomes. Raises `MapError`.
         """
         self.path = path
         self.storage = storage = MapStorage(path, ballast)
         self._env, self._data, self._meta = storage.env, storage.data, storage.meta
         self._outcomes = OutcomeTable(storage)
+        self._outcomes.follows_order = follows_order
         self._begin = storage.env.begin
         self._seen: dict[bytes, Seen] = {}
         with self._env.begin(self._data, buffers=True) as txn:

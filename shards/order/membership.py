@@ -254,7 +254,7 @@ class Membership:
         asked = Clocks(grant.boot_s, grant.real_s)
         if asked.boot_s < self._started.boot_s or asked.real_s < self._started.real_s:
             return  # from before a jump of the clocks, or asked by a former process
-        if self._granted_by.get(node, NEVER).is_before(asked):
+        if node not in self._granted_by or self._granted_by[node].is_before(asked):
             self._granted_by[node] = asked
         needed = _grants_needed(state)
         newest = sorted(self._granted_by.values(), reverse=True)

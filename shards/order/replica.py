@@ -162,6 +162,11 @@ class Replica:
         """The sequence behind which this must be fed: that of the last message, or before an unfinished group."""
         return self._next - 1
 
+    @property
+    def kept_parts(self) -> set[int]:
+        """The sequences of the parts whose bytes are in memory: those of unfinished groups."""
+        return set(self._pieces)
+
     def deliver(self, message: Message) -> Effect | None:
         """Follow the next message, and return what it does.
 

@@ -23,6 +23,7 @@ from shards.order.order import Order, OrderError, OrderUnreachable
 from shards.server.following import Following
 from shards.server.loop import ShardServer
 from shards.server.request_queue import QueuedMessage
+from shards.server.room import Room, WritePolicy
 from shards.wire.errors import Overloaded, Unavailable
 from shards.wire.protocol import Failed, Reply
 
@@ -101,13 +102,32 @@ class ClusteredServer(ShardServer):
         while self._queue and self.following.proposer.is_free:
             group = self._queue.take_group(time.monotonic_ns(), small=small)
             small = not small
-            if group:
+            if group := self._refuse_growth(group):
                 operations = list(chain.from_iterable([message.operations for message in group]))
                 victims = self.writer.list_victims(operations, self.board.now())
                 ahead = [] if victims is None else [victims]
                 answer = partial(self._answer_group, group, len(ahead))
                 self._in_flight[self.following.propose([*ahead, *operations], answer)] = group
         self.following.exchange()
+
+    def _refuse_growth(self, group: list[QueuedMessage]) -> list[QueuedMessage]:
+        """Refuse what this machine, or all members but one, have no room for; return what is left of `group`."""
+        room = self.writer.measure_room(sum([message.size for message in group]))
+        if room.policy is WritePolicy.ALL and self.following.others_lack_room():
+            room = Room(WritePolicy.NO_GROWTH)
+        if room.policy is WritePolicy.ALL:
+            return group
+        left = []
+        find = self.writer.keyspace.find_entry
+        for message in group:
+            refusals = [room.foresee_refusal(operation, find) for operation in message.operations]
+            kept, refused = message.split_refused([refusal is not None for refusal in refusals])
+            if refused.operations:
+                self._send_replies(refused, [refusal for refusal in refusals if refusal is not None])
+                message = kept
+            if message.operations:
+                left.append(message)
+        return left
 
     def _answer_group(
         self, group: Sequence[QueuedMessage], ahead: int, ticket: int, replies: Sequence[Reply | Starved]
@@ -130,6 +150,7 @@ class ClusteredServer(ShardServer):
                 self.following.propose_expiries()
         if now >= self._note_at:
             self._note_at = now + _NOTE_S
+            self.following.has_room = self.writer.measure_room(0).policy is WritePolicy.ALL
             self.following.note_position()
             self.following.show_health()
 

@@ -95,6 +95,7 @@ class Following:
 
     Attributes:
         is_open: whether the order is followed.
+        has_room: whether this machine has room for what makes data grow: the others are told.
         replica, proposer, membership, histories: the parts of `shards.order`, after `open`.
     """
 
@@ -109,6 +110,7 @@ class Following:
         publish: Callable[[bytes], None],
     ) -> None:
         self.order, self.is_open, self._publish = order, False, publish
+        self.has_room = True
         self._board, self._log, self._map, self._writer = board, log, map, writer
         self._node, self._is_linear = board.facts.node, board.facts.reads == "linear"
         place = map.place_in_order() or Placed(1, 0, encode_state(State()))
@@ -205,6 +207,11 @@ class Following:
         if due is not None:
             self._expiry = self.proposer.propose(encode_operations([due]))
 
+    def others_lack_room(self) -> bool:
+        """Whether none of the other members has room for what makes data grow."""
+        peers, others = self.membership.peers, [node for node in self.state.members if node != self._node]
+        return bool(others) and all(node in peers and not peers[node].spare for node in others)
+
     # At rest.
 
     def note_position(self) -> None:
@@ -290,7 +297,7 @@ class Following:
     def _take_part(self) -> None:
         """Ask the others, enter, and vote, as far as it is time."""
         clocks, state = read_clocks(), self.state
-        self._tell(self.membership.ask(clocks, state, checkpoint=self.histories.checkpoint))
+        self._tell(self.membership.ask(clocks, state, spare=self.has_room, checkpoint=self.histories.checkpoint))
         for vote in self.membership.votes(clocks, state):
             log.warning("%s has been silent for too long: voting to go on without it", vote.node)
             self.proposer.say(vote)

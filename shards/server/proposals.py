@@ -7,7 +7,7 @@ shares an order proposes there, and decides when the proposal comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from shards.keys import rules
 from shards.keys.budget import Starved
@@ -21,7 +21,6 @@ from shards.wire.protocol import (
     Expire,
     Failed,
     Incr,
-    OfOneKey,
     Operation,
     Patch,
     Put,
@@ -59,7 +58,7 @@ def decide_starved(group: Group, operation: Operation, starved: Starved, decide:
         evictor.restore(key for key, _ in keys)
         return starved if group.events else Failed.of(group.refuse_starved(starved.needed))
     if keys:
-        rules.decide(group, Evict(keys))
+        rules.evict_keys(group, Evict(keys))
     if not is_enough:
         return starved
     group.shrinks = False  # it has shrunk as far as it can for this operation
@@ -100,12 +99,13 @@ def propose_evictions(keyspace: Keyspace, operations: Iterable[Operation], now: 
     return Evict(keys) if keys else None
 
 
-def _keys_of(operation: Operation) -> set[bytes]:
+def _keys_of(operation: Operation) -> Collection[bytes]:
     """Return the keys that `operation` names."""
     operation = bare(operation)
-    if isinstance(operation, AtomicBatch):
+    if type(operation) is AtomicBatch:
         return {each.key for each in operation.operations}
-    return {operation.key} if isinstance(operation, OfOneKey) else set()
+    key = getattr(operation, "key", None)
+    return () if key is None else (key,)
 
 
 def _growth_of(operation: Operation, keyspace: Keyspace) -> int:

@@ -106,6 +106,10 @@ class QueuedMessage:
         """Split it into the other operations and the patches."""
         return self._split_by([type(bare(operation)) is not Patch for operation in self.operations])
 
+    def split_refused(self, is_refused: Sequence[bool]) -> tuple[QueuedMessage, QueuedMessage]:
+        """Split it into the operations that are not refused, and those that are; either may have none."""
+        return self._split_by([not refused for refused in is_refused])
+
     def _split_by(self, first: Sequence[bool]) -> tuple[QueuedMessage, QueuedMessage]:
         """Split it into the operations for which `first` is true, and the others."""
         places = self._known_places()

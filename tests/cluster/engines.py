@@ -53,12 +53,13 @@ class Engine:
         self.directory.mkdir(parents=True)
         every = f"sync_interval: {sync}" if sync else ""
         listed = ", ".join(f"nats://127.0.0.1:{route}" for route in routes)
+        cluster = f"cluster {{ name: kv, listen: 127.0.0.1:{self._route}, routes: [{listed}] }}"
         (self.directory / "conf").write_text(f"""
 server_name: {name}
 listen: 127.0.0.1:{self.port}
 http: 127.0.0.1:{self.monitor}
 jetstream {{ store_dir: "{self.directory}/js", max_mem: 64MB, max_file: 2GB, {every} }}
-cluster {{ name: kv, listen: 127.0.0.1:{self._route}, routes: [{listed}] }}
+{cluster if len(routes) > 1 else ""}
 """)
 
     @property

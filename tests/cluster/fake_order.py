@@ -198,7 +198,8 @@ class FakeOrder:
 
     def wake(self) -> None:
         """Make `fileno` readable."""
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def tell(self, payload: bytes) -> None:
         self.stream.spread(self.node, payload)

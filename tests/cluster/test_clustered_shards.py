@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shards.log.records import ORDER
+from shards.server.room import Room, WritePolicy
 from shards.wire.errors import DeadlinePassed, Unavailable
 from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
 from tests.cluster.fake_order import HARSH
@@ -183,6 +184,20 @@ def test_a_request_that_waits_past_its_deadline_was_not_executed() -> None:
         cluster["a"].start()
         id = cluster["a"].client.send(Put(b"k", b"v"), seconds=0.1)
         assert refusals(cluster, id) == [DeadlinePassed.code]
+
+
+def test_what_grows_is_refused_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        a, b = cluster["a"], cluster["b"]
+        a.ask(Put(b"k", b"value"))
+        for node in "bc":
+            monkeypatch.setattr(cluster[node].running.writer, "measure_room", lambda size: Room(WritePolicy.NO_GROWTH))
+        replies = b.ask(Put(b"new", b"v"), Put(b"k", b"small"), Put(b"k", b"much larger"), Delete(b"x"))
+        codes = [reply.code if isinstance(reply, Failed) else type(reply) for reply in replies]
+        assert codes == ["insufficient_storage", Done, "insufficient_storage", Done]
+        cluster.until(a.running.following.others_lack_room, "a is told")  # it alone would have what it accepts
+        assert [type(reply) for reply in a.ask(Put(b"new", b"v"), Delete(b"k"))] == [Failed, Done]
+        cluster.until_equal()
 
 
 def test_a_machine_that_stops_leaves_at_once() -> None:

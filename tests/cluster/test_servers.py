@@ -125,6 +125,16 @@ def test_status_says_who_is_there(servers: Servers) -> None:
     assert {server.status()["epoch"] for server in servers.all} == {EPOCH}
 
 
+def test_metrics_say_how_far_a_machine_is(servers: Servers) -> None:
+    wait_for(lambda: all_there(servers["b"]), "all are members")
+    found = dict(line.rsplit(" ", 1) for line in servers["b"].metrics().splitlines() if line.startswith("kvserver_"))
+    for node in "abc":
+        assert found[f'kvserver_cluster_member{{node="{node}"}}'] == "1.0"
+        assert found[f'kvserver_cluster_reachable{{node="{node}"}}'] == "1.0"
+    assert found["kvserver_cluster_current"] == "1.0"
+    assert float(found["kvserver_order_sequence"]) > 0
+
+
 def all_there(server: Server) -> bool:
     nodes = cluster_of(server)["nodes"]
     return [node["name"] for node in nodes] == ["a", "b", "c"] and all(n["member"] and n["reachable"] for n in nodes)

@@ -13,6 +13,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -92,6 +93,8 @@ class BoardCollector(Collector):
         yield from self._shard_families()
         yield from self._worker_families()
         yield from self._gateway_families()
+        if self._board.facts.node:
+            yield from self._cluster_families()
 
     def _server_families(self) -> Iterator[Metric]:
         facts = self._board.facts
@@ -204,6 +207,42 @@ class BoardCollector(Collector):
         yield clients
         yield lag
         yield from _counter_families(GATEWAY_COUNTERS, "gateway", self._board.gateways.used_rows())
+
+    def _cluster_families(self) -> Iterator[Metric]:
+        words, nodes = self._board.order, self._board.facts.nodes.split(",")
+        sequence = words.sequence
+        member = GaugeMetricFamily(
+            "kvserver_cluster_member",
+            "1 if the machine is a member, as this one sees it.",
+            labels=["node"],
+        )
+        reachable = GaugeMetricFamily(
+            "kvserver_cluster_reachable", "1 if this machine has heard of the other one lately.", labels=["node"]
+        )
+        for index, node in enumerate(nodes):
+            member.add_metric([node], words.members >> index & 1)
+            reachable.add_metric([node], words.heard >> index & 1)
+        yield member
+        yield reachable
+        is_current = time.clock_gettime_ns(time.CLOCK_BOOTTIME) < words.lease_until
+        yield _gauge_family("kvserver_cluster_current", "1 if this machine may answer reads.", is_current)
+        yield _gauge_family("kvserver_order_sequence", "Last message of the order that was decided here.", sequence)
+        yield _gauge_family(
+            "kvserver_order_lag_messages", "Messages of the order not decided here yet.", max(0, words.last - sequence)
+        )
+        yield _gauge_family(
+            "kvserver_order_unstable_messages",
+            "Messages that some member may not have applied yet.",
+            max(0, sequence - words.stable),
+        )
+        yield _gauge_family(
+            "kvserver_order_resent_messages", "Messages sent again since the shard was started.", words.resent
+        )
+        yield _gauge_family(
+            "kvserver_cluster_clock_difference_seconds",
+            "Largest difference of another machine's clock from this one's.",
+            words.skew_ms * MS,
+        )
 
 
 def _counter_families(

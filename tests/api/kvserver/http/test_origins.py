@@ -181,6 +181,7 @@ async def test_a_preflight_allows_what_libraries_send(web: Web) -> None:
         "last-event-id",
         "x-request-id",
         "idempotency-key",
+        "kv-min-revision",
         "cache-control",
         "x-requested-with",
         "traceparent",

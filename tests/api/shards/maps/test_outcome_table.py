@@ -106,6 +106,26 @@ def test_is_forgotten_at_once_where_the_map_is_full(map: MapOwner, monkeypatch: 
     map.check(1, 0)
 
 
+@pytest.mark.usefixtures("limits")
+def test_room_has_no_say_where_others_remember_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MapStorage, "full", True)
+    map = MapOwner(tmp_path, follows_order=True)
+    for number in range(1, 31):
+        map.apply([record_of(number, number, outcome_of(number))])
+    assert len(remembered(map, range(31))) == 30
+    map.close()
+
+
+def test_a_record_that_a_map_has_had_forgets_nothing_more(map: MapOwner) -> None:
+    records = [record_of(1, 0, *[outcome_of(number, number) for number in range(100)], events=100)]
+    records += [record_of(revision, KEEP_MS, outcome_of(revision)) for revision in (101, 102)]
+    map.apply(records)
+    assert len(remembered(map, range(103))) == 64 + 2
+    map.apply(records, [102] * SLOTS)
+    assert len(remembered(map, range(103))) == 64 + 2
+    map.check(1, 0)
+
+
 def test_an_identity_that_is_known_no_more_may_come_again(map: MapOwner) -> None:
     map.apply([record_of(1, 0, outcome_of(1)), record_of(2, KEEP_MS, outcome_of(1))])
     found = map.find_outcome(identity(1))
@@ -177,6 +197,7 @@ def test_any_replay_remembers_what_the_shard_did(
             map = MapOwner(path)
             for portion in portions:
                 map.apply(portion)
+            map.apply(records[begun // 2 :], [revision - 1] * SLOTS)
             map.check(1, 0)
             with map.storage.env.begin(map.storage.outcomes) as txn:
                 found.append(list(txn.cursor()))

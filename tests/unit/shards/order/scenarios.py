@@ -1,0 +1,148 @@
+"""Rare things that happen to three machines on one order; each shows why a rule is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shards.order import messages
+from tests.unit.shards.order.machines import NODES, Cluster
+
+
+def settled() -> Cluster:
+    """Three machines that all may read."""
+    cluster = Cluster()
+    cluster.settle()
+    return cluster
+
+
+def a_message_comes_after_its_session(cluster: Cluster) -> None:
+    """What a killed process had sent is taken when its successor has got as far as that."""
+    cluster["a"].propose(0)
+    cluster["a"].turn(0)
+    (late,) = cluster.stream.held
+    cluster.stream.drop(0)
+    late_counter = cluster["a"].replica.state.sessions["a"].counter + 1
+    cluster.machines["a"].kill()
+    cluster.machines["a"].start()
+    cluster.run(0.5)
+    for _ in range(late_counter):
+        if cluster["a"].replica.state.sessions["a"].counter < late_counter - 1:
+            cluster["a"].propose(0)
+            cluster.run(0.2)
+    assert cluster["a"].replica.state.sessions["a"].counter == late_counter - 1
+    cluster.stream.append(late.payload)
+    cluster["a"].propose(0)
+
+
+def a_begin_comes_after_the_next_one(cluster: Cluster) -> None:
+    """The begin of a killed process is taken after that of its successor."""
+    cluster.machines["a"].kill()
+    cluster.machines["a"].start()
+    cluster["a"].turn(0)
+    (late,) = cluster.stream.held
+    cluster.stream.drop(0)
+    cluster.machines["a"].kill()
+    cluster.machines["a"].start()
+    cluster.run(0.5)
+    cluster.stream.append(late.payload)
+    cluster["a"].propose(0)
+
+
+def a_node_votes_in_two_lives(cluster: Cluster) -> None:
+    """b hears nothing of a, votes against it, dies and would vote again. c lets a read, and a gets no messages."""
+    for _ in range(4):
+        cluster.run(1.0, lagging="a", deaf="b")
+        cluster.machines["b"].kill()
+        cluster.machines["b"].start()
+        cluster.run(1.0, lagging="a", deaf="b")
+        cluster["c"].propose(0)
+        cluster.run(0.3, lagging="a", deaf="b")
+
+
+def a_vote_comes_after_the_next_membership(cluster: Cluster) -> None:
+    """b and c vote against a, but the vote of c is held up until a has entered again. Later b hears nothing of a."""
+    end = cluster.now + 2.0
+    while cluster.now < end:
+        cluster.now += 0.05
+        cluster["b"].turn(50)
+        cluster["c"].turn(50)
+    votes = {held.order.node: held.payload for held in cluster.stream.held}
+    cluster.stream.held.clear()
+    cluster.stream.append(votes["b"])
+    cluster.run(0.3, "ab")
+    cluster.run(1.8, lagging="a", deaf="b", mute="c")
+    cluster.stream.append(votes["c"])
+    cluster["b"].propose(0)
+    cluster.run(0.3, "bc")
+
+
+def a_node_restarts_while_its_vote_stands(cluster: Cluster) -> None:
+    """b has voted against a and dies. When it is back, a asks it; then c votes, too."""
+    cluster.run(1.8, lagging="a", deaf="b")
+    cluster.machines["b"].kill()
+    cluster.machines["b"].start()
+    cluster.run(1.8, lagging="a", deaf="c")
+    cluster["b"].propose(0)
+    cluster.run(0.3, lagging="a", deaf="abc")
+
+
+def a_node_that_let_another_read_restarts(cluster: Cluster) -> None:
+    """c hears nothing of a and votes against it; b has just let it read when it dies, and would vote at once."""
+    cluster.run(1.8, lagging="a", deaf="c")
+    cluster.machines["b"].kill()
+    cluster.machines["b"].start()
+    cluster["b"].propose(0)
+    cluster.run(0.4, "bc")
+
+
+def a_machine_is_suspended(cluster: Cluster) -> None:
+    """a is stopped for so long that it is put out. Its boot clock does not know."""
+    cluster.machines["a"].suspend()
+    cluster.run(2.5, "bc")
+    cluster["b"].propose(0)
+    cluster.run(0.5, "bc")
+    cluster.machines["a"].wake_up()
+    cluster.check()
+
+
+def a_group_is_withdrawn_half_way(cluster: Cluster) -> None:
+    """The first parts of a large group are on their way when it is withdrawn; a group in parts follows."""
+    cluster["a"].propose(20 * messages.MESSAGE_BYTES)
+    cluster["a"].turn(0)
+    cluster["a"].withdraw()
+    assert cluster.withdrawn
+    cluster["a"].propose(2 * messages.MESSAGE_BYTES)
+
+
+def a_machine_comes_back_with_less(cluster: Cluster) -> None:
+    """a has said that it has a group, and loses the end of its disk. It asks whether it may read."""
+    for _ in range(5):
+        cluster["a"].propose(0)
+        cluster.run(0.2)
+    cluster.machines["a"].kill(lose=3)
+    cluster.machines["a"].start()
+    cluster.run(0.4, lagging="a")
+
+
+SCENARIOS: list[Callable[[Cluster], None]] = [
+    a_message_comes_after_its_session,
+    a_begin_comes_after_the_next_one,
+    a_node_votes_in_two_lives,
+    a_vote_comes_after_the_next_membership,
+    a_node_restarts_while_its_vote_stands,
+    a_node_that_let_another_read_restarts,
+    a_machine_is_suspended,
+    a_group_is_withdrawn_half_way,
+    a_machine_comes_back_with_less,
+]
+
+
+def play_scenario(scenario: Callable[[Cluster], None]) -> None:
+    """Let it happen to a new cluster, which settles afterwards."""
+    cluster = settled()
+    try:
+        scenario(cluster)
+        cluster.settle()
+        assert {process.node for process in cluster.processes} == set(NODES)
+    finally:
+        cluster.close()
