@@ -11,6 +11,7 @@
 - `import_`, `export`: store and write the lines of a file.
 - `data`: commands that read and write keys.
 - `feed`: commands that follow changes, wait for them, or hold a lock.
+- `cluster`: commands that set up a cluster, show how it is, and try one out.
 - `operate`: commands that look at a server, measure it, or help to use it.
 
 A command that fails says why on standard error; `parts.statuses` has the exit statuses. Progress appears only on a

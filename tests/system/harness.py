@@ -55,8 +55,10 @@ class Server:
     """One `kvserver serve`, which may be started, stopped and killed again and again on the same directories.
 
     `options` are options of `kvserver serve`. `tree` is another checkout, which the virtual environment in it runs.
-    `close` (or leaving `with`) stops it and removes what is not the data directory.
+    `close` (or leaving `with`) stops it and removes what is not the data directory. `ready_s`: for which it may start.
     """
+
+    ready_s = READY_S
 
     def __init__(
         self, data_dir: Path, *options: str, environ: dict[str, str] | None = None, tree: Path | None = None
@@ -89,7 +91,7 @@ class Server:
         self.spawn()
         assert self.process is not None and self.process.stdout is not None
         self.banner = ""
-        watchdog = _kill_after(self.process, READY_S)
+        watchdog = _kill_after(self.process, self.ready_s)
         for line in self.process.stdout:
             self.banner += line
             if line.strip() == "ready":

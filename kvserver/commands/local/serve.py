@@ -53,12 +53,12 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Cluster": (
         "node",
         "cluster",
-        "reads",
         "cluster_secret",
-        "cluster_monitors",
         "cluster_tls_cert",
         "cluster_tls_key",
         "cluster_tls_ca",
+        "cluster_monitors",
+        "reads",
     ),
     "Messages": ("log_level", "log_format", "access_log", "slow_ms"),
 }
