@@ -11,7 +11,7 @@ agree without a leader of ours.
 - `history`: hashes of the history, and who is in the minority. Pure.
 - `jetstream`: the order on NATS JetStream, as the shard has it.
 - `link`: what the shard and the process that speaks to NATS say to each other. Pure.
-- `jetstream_child`: that process, the only user of NATS.
-- `follower`: puts messages that come by several ways into their sequence. Pure.
-- `stream`: what JetStream says of a stream, and what must be true of it. Pure.
+- `jetstream_child`: that process.
+- `engine`: its connection to the servers of NATS.
+- `stream`: what JetStream says of a stream, what must be true of it, and its messages in their sequence. Pure.
 """

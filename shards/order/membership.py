@@ -30,8 +30,6 @@ SILENCE_S: Final = 1.5
 """From the last grant to a member until a vote against it."""
 JUMP_S: Final = 0.1
 """By which two clocks may differ in what they say has passed."""
-SKEW_MS: Final = 500
-"""Difference of two machines' clocks above which operators are told."""
 
 
 class Clocks(NamedTuple):

@@ -32,7 +32,6 @@ from shards.order.messages import (
     Init,
     Out,
     Part,
-    Void,
     decode_message,
 )
 from shards.order.order import Message, OrderError
@@ -274,8 +273,3 @@ class Replica:
         for sequence in session.parts:
             self._pieces.pop(sequence, None)
         session.parts = []
-
-
-def is_void(content: Content | None) -> bool:
-    """Whether a message changes nothing but counters."""
-    return content is None or isinstance(content, Void)

@@ -94,7 +94,6 @@ PURE = (
     "kvserver.client.errors",
     "kvserver.client.model",
     "shards.log.records",
-    "shards.order.follower",
     "shards.order.history",
     "shards.order.link",
     "shards.order.membership",
@@ -272,6 +271,12 @@ def test_pure_modules_import_nothing_that_does_something(name: str) -> None:
 def test_zmq_is_imported_at_the_ends_of_the_wire_alone(name: str) -> None:
     if not any(within(name, room) for room in WIRE_ENDS):
         assert "zmq" not in {top(module) for module in imports(MODULES[name])}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nats_is_known_to_the_process_that_carries_the_order_alone(name: str) -> None:
+    if name not in ("shards.order.engine", "shards.order.jetstream_child"):
+        assert "nats" not in {top(module) for module in imports(MODULES[name])}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if within(name, "kvserver")])

@@ -1,0 +1,127 @@
+"""The connection to the servers of NATS: with `jetstream_child` the only user of NATS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import ssl
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from shards.order import stream
+from shards.order.order import Message
+
+_REQUEST_S: Final = 1.0
+
+log = logging.getLogger("order")
+
+
+class Engine:
+    """The connection to the servers. `options` are those of the command line."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.client = Client()
+
+    async def connect(self) -> None:
+        """Connect to the first server that answers; the client goes to another one by itself later."""
+        options = self._options
+        secrets = Path(options.user_file).read_text().strip().partition(":") if options.user_file else None
+        await self.client.connect(
+            options.servers.split(","),
+            name=f"kvserver {options.node}",
+            dont_randomize=True,  # the first one is this machine's own
+            connect_timeout=1,
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # any number of seconds will do
+            max_reconnect_attempts=-1,
+            ping_interval=1,
+            max_outstanding_pings=2,
+            error_cb=_note_error,
+            tls=_tls_of(options),
+            user=secrets[0] if secrets else None,
+            password=secrets[2] if secrets else None,
+        )
+
+    async def request(self, subject: str, payload: bytes = b"", timeout_s: float = _REQUEST_S) -> bytes:
+        """Ask the servers, and return the answer. Raises `EngineError`."""
+        try:
+            return (await self.client.request(subject, payload, timeout=timeout_s)).data
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise stream.EngineError(f"no answer to {subject}: {error or type(error).__name__}") from None
+
+    async def look(self) -> stream.StreamFacts:
+        """Ask what the stream is. Raises `EngineError`."""
+        return stream.read_info(await self.request(stream.INFO))
+
+    async def check_flushing(self, servers: frozenset[str]) -> None:
+        """Check that `servers` flush each message. Raises `NotDurable`."""
+        monitors = [url for url in self._options.monitors.split(",") if url]
+        if self._options.may_lose:
+            return
+        if monitors:
+            read = await asyncio.gather(*(asyncio.to_thread(_read_varz, url) for url in monitors))
+            stream.check_flushing([reply for reply in read if reply], frozenset())
+        else:
+            stream.check_flushing(await self._ask_all("$SYS.REQ.SERVER.PING.VARZ"), servers)
+
+    async def fetch(self, request: dict[str, int], take: Callable[[Message], None]) -> int:
+        """Fetch messages by their sequence from any replica, hand them to `take`, and return how many there were."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        count = 0
+        try:
+            await self.client.publish(stream.DIRECT, msgspec.json.encode(request), reply=inbox)
+            while True:
+                answer = await subscription.next_msg(timeout=_REQUEST_S)
+                message = stream.read_message(answer.headers, answer.data)
+                if message is None:
+                    return count
+                count += 1
+                take(message)
+                if "batch" not in request:
+                    return count
+        except (nats.errors.Error, OSError, TimeoutError):
+            return count
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+
+    async def _ask_all(self, subject: str) -> list[bytes]:
+        """Return what all servers answer within a while."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        replies = []
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self.client.publish(subject, reply=inbox)
+            while True:
+                replies.append((await subscription.next_msg(timeout=_REQUEST_S)).data)
+        await subscription.unsubscribe()
+        return replies
+
+
+async def _note_error(error: Exception) -> None:
+    log.debug("the engine's client: %s", error or type(error).__name__)
+
+
+def _read_varz(url: str) -> bytes:
+    """Return what a server says of itself over HTTP; empty: nothing."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/varz", timeout=_REQUEST_S) as answer:
+        return bytes(answer.read())
+    return b""
+
+
+def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls_ca:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=options.tls_ca)
+    if options.tls_cert:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    return context
