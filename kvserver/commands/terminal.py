@@ -71,6 +71,9 @@ def progress_bar(title: str) -> Iterator[Report]:
 
     `title`: a constant of the command, never text from elsewhere.
     """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     # Imported here, because loading rich takes longer than most commands.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

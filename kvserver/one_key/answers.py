@@ -52,6 +52,8 @@ class Answer(msgspec.Struct, frozen=True):
                 headers.append(field)
             if field is CACHING and self.status != 304:
                 headers.append(("content-encoding", coding))
+        if CACHING not in headers:  # it is no stored value
+            headers.append(("content-encoding", coding))
         return msgspec.structs.replace(self, headers=headers, body=body)
 
 

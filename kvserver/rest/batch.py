@@ -20,7 +20,7 @@ from kvserver.http.idempotency import RequestMark
 from kvserver.http.routes import BATCH
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
-from kvserver.one_key.answers import redact
+from kvserver.one_key.answers import Answer, redact
 from kvserver.rest import bodies
 from kvserver.rest.turns import join_in_turns, run_in_turns
 from kvserver.rest.values import answer_body
@@ -82,32 +82,30 @@ _PART: Final = 256 << 10
 class SmallBatchRoad:
     """Executes small batches for the hot path: gets alone, or puts, deletes, touches and increments, each on its own.
 
-    Everything else is left to `BatchResource`, also answers that may have a coding.
+    Everything else is left to `BatchResource`.
     """
 
     def __init__(self, store: StoreClient, context: WorkerContext) -> None:
         self._store, self._context = store, context
 
     def take(
-        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None, accept_encoding: str
-    ) -> bytes | Awaitable[bytes] | None:
-        """Return the body of the answer, or what waits for it; None, with nothing done, if the batch has to take the
-        ordinary path."""
+        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None
+    ) -> Answer | Awaitable[Answer] | None:
+        """Return the answer, or what waits for it; None, with nothing done, if the batch has to take the ordinary
+        path."""
         format = _FORMATS.get(content_type)
-        if format is None or (accept_encoding and compression.choose_coding(accept_encoding) is not None):
-            return None
-        read = format.read_small(body, 0)
-        if read is None or read[1] or not 0 < len(read[0]) <= SMALL_OPS:
+        read = None if format is None else format.read_small(body, 0)
+        if format is None or read is None or read[1] or not 0 < len(read[0]) <= SMALL_OPS:
             return None
         operations, kinds = read[0], set(map(type, read[0]))
         answer = BatchAnswer(format, grants, self._context, quota, False)
         if not answer.asks_all and any(map(answer.find_refusal, operations)):
             return None
         if kinds == {Get}:
-            return self._answer_gets(operations, answer)
-        return self._execute(operations, answer) if kinds <= _CHANGES else None
+            return self._answer_gets(operations, answer, content_type)
+        return self._execute(operations, answer, content_type) if kinds <= _CHANGES else None
 
-    def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer) -> bytes | None:
+    def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer | None:
         """Answer from the maps; None if the values are not small, or too much waits for clients."""
         if self._context.load.answers_full(answer.quota):
             return None
@@ -115,11 +113,11 @@ class SmallBatchRoad:
         if replies is None:
             return None
         answer.add_all(operations, replies)
-        return answer.encode_results()
+        return answer.give_whole(content_type)
 
-    async def _execute(self, operations: list[OfOneKey], answer: BatchAnswer) -> bytes:
+    async def _execute(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer:
         answer.add_all(operations, await self._store.execute(operations))
-        return answer.encode_results()
+        return answer.give_whole(content_type)
 
 
 class BatchResource:
@@ -409,6 +407,10 @@ class BatchAnswer:
     def encode_results(self) -> bytes:
         """Encode the whole answer, which must not be large."""
         return self._format.encode({"results": self.results})
+
+    def give_whole(self, content_type: str) -> Answer:
+        """Return the whole answer, which must not be large."""
+        return Answer(200, [("content-type", content_type)], self.encode_results(), content_type)
 
     async def encode_parts(self) -> AsyncGenerator[bytes, None]:
         """Yield the whole answer, in parts that are made one after the other. Other tasks run between and in the

@@ -15,8 +15,8 @@ from kvserver.access.grants import Grants
 from kvserver.api import query
 from kvserver.api.listing import ListRange, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
-from kvserver.http import compression
 from kvserver.http.scope import GRANTS, QUOTA
+from kvserver.one_key.answers import Answer
 from kvserver.rest import bodies
 from kvserver.rest.pages import ListedItem, describe_item, encode_page
 from kvserver.rest.values import answer_body
@@ -77,19 +77,13 @@ class ForeignCut(Forbidden):
 
 
 class SmallListRoad:
-    """Makes small pages of lists for the hot path. Everything else is left to `Many`, also answers that may have a
-    coding, and refusals."""
+    """Makes small pages of lists for the hot path. Everything else is left to `Many`, also refusals."""
 
     def __init__(self, store: StoreClient) -> None:
         self._store = store
 
-    def take(
-        self, query: bytes, accept: str, accept_encoding: str, grants: Grants
-    ) -> tuple[list[tuple[str, str]], bytes] | None:
-        """Return the headers and the body of the answer; None, with nothing done, if the list has to take the ordinary
-        path."""
-        if accept_encoding and compression.choose_coding(accept_encoding) is not None:
-            return None
+    def take(self, query: bytes, accept: str, grants: Grants) -> Answer | None:
+        """Return the answer; None, with nothing done, if the list has to take the ordinary path."""
         try:
             asked = read_list(query, accept, grants)
             if asked.lines or asked.counts or asked.limit > _SMALL_PAGE:
@@ -109,7 +103,7 @@ class SmallListRoad:
         if len(body) >= LARGE_ANSWER:
             return None
         report_list(self._store, asked.wanted)
-        return [(_CURSOR, cursor), ("content-type", JSON), *headers], body
+        return Answer(200, [(_CURSOR, cursor), ("content-type", JSON), *headers], body, JSON)
 
 
 class Many:
@@ -154,6 +148,9 @@ class Many:
         elif "cut" in given:
             self._require_cut(grants, prefix, cut)
         await bodies.refuse_any(req)
+        if cut > end and self._store.reading is not None:  # another machine may have told it
+            await self._store.reading.reach(str(cut))
+            end = cut
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not reached this revision")
         if not grants.may_all("read", prefix):

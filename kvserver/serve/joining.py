@@ -30,6 +30,7 @@ from kvserver.serve.cluster import fetching
 from kvserver.serve.cluster.files import setup_of
 from kvserver.serve.cluster.processes import engine_argv, order_argv
 from kvserver.settings import ServerSettings
+from shards.backup.archive import CLUSTER
 from shards.files import checksummed_json
 from shards.files.checksummed_json import Revision, StoreId, Words
 from shards.host.process import PARENT_VARIABLE
@@ -39,7 +40,7 @@ from shards.order.messages import Init, UnknownLevel, decode_message
 from shards.order.order import Identity, OrderError, OrderTrimmed, OrderUnreachable
 
 FORMAT: Final = 1
-NAME: Final = "cluster"
+NAME: Final = CLUSTER
 _TRY_S: Final = 5.0  # for one attempt to open the order
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
@@ -148,7 +149,7 @@ def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
     log.warning("the order no longer has what this machine needs: it begins anew with the store of another machine")
     place = data_dir / fetching.DIRECTORY
     place.mkdir(mode=0o700, exist_ok=True)
-    with _order_of(settings) as order:
+    with order_of(settings) as order:
         identity = _open_at_the_end(order)
         try:
             fetching.fetch_store(order, data_dir)
@@ -181,7 +182,7 @@ def _open_at_the_end(order: JetStreamOrder) -> Identity:
 def _ask_order(settings: ServerSettings) -> Origin | None:
     """Wait for the first message of the order; None: the order no longer has it. Raises `CannotJoin`."""
     said_at = time.monotonic()
-    with _order_of(settings) as order:
+    with order_of(settings) as order:
         while True:
             try:
                 return _read_first(order)
@@ -210,7 +211,7 @@ def _read_first(order: JetStreamOrder) -> Origin:
 
 
 @contextlib.contextmanager
-def _order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
+def order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
     """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
 
     Raises `ClusterError`, `OSError`.

@@ -37,7 +37,7 @@ class LineError(Exception):
         self.line, self.why = line, why
 
 
-class _Line(Struct, forbid_unknown_fields=True):
+class _Line(Struct, forbid_unknown_fields=True, gc=False):
     key: str
     value: str | UnsetType = UNSET
     value_base64: str | UnsetType = UNSET
@@ -49,7 +49,7 @@ class _Line(Struct, forbid_unknown_fields=True):
     modified: Raw | UnsetType = UNSET
 
 
-class PutOperation(Struct, tag_field="op", tag="put", omit_defaults=True):
+class PutOperation(Struct, tag_field="op", tag="put", omit_defaults=True, gc=False):
     """Operation of a MessagePack batch that stores a record."""
 
     key: str
@@ -58,7 +58,7 @@ class PutOperation(Struct, tag_field="op", tag="put", omit_defaults=True):
     expires: str | UnsetType = UNSET
 
 
-class ImportRecord(Struct, frozen=True):
+class ImportRecord(Struct, frozen=True, gc=False):
     """A parsed line.
 
     Attributes:

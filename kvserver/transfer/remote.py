@@ -59,7 +59,7 @@ class Stopped(Exception):
     """Waiting was stopped by the caller."""
 
 
-class Result(Struct):
+class Result(Struct, gc=False):
     """Result of an operation."""
 
     status: int

@@ -16,6 +16,7 @@ from kvserver.http.proxies import Proxies
 from kvserver.http.reports.access_log import AccessLog
 from kvserver.http.reports.counting import Counts
 from kvserver.http.responses import ResponseHeads
+from kvserver.one_key.answers import Answer
 from kvserver.settings import ServerSettings
 from kvserver.web.limits.address_quotas import Quota, QuotaLimits
 from kvserver.web.limits.load import WorkerLoad
@@ -38,9 +39,9 @@ class SmallBatches(Protocol):
     """Executes small batches: see `rest.batch`."""
 
     def take(
-        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None, accept_encoding: str
-    ) -> bytes | Awaitable[bytes] | None:
-        """Return the body of the answer, or what waits for it; None, with nothing done, if the batch has to take the
+        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None
+    ) -> Answer | Awaitable[Answer] | None:
+        """Return the answer, or what waits for it; None, with nothing done, if the batch has to take the
         ordinary path."""
         ...
 
@@ -48,11 +49,8 @@ class SmallBatches(Protocol):
 class SmallLists(Protocol):
     """Makes small pages of lists: see `rest.many`."""
 
-    def take(
-        self, query: bytes, accept: str, accept_encoding: str, grants: Grants
-    ) -> tuple[list[tuple[str, str]], bytes] | None:
-        """Return the headers and the body of the answer; None, with nothing done, if the list has to take the ordinary
-        path."""
+    def take(self, query: bytes, accept: str, grants: Grants) -> Answer | None:
+        """Return the answer; None, with nothing done, if the list has to take the ordinary path."""
         ...
 
 

@@ -5,6 +5,7 @@
     backup          what the rest is: an `Archive`, written last. Until then it is `backup.incomplete`
     snapshots/…     the files of the snapshot, as in the store
     log/…           the log's segments from the one with the replay position on; the last one ends with the backup
+    cluster         of a machine of a cluster: what its machines agree on
 
 So a backup is the whole store at its last revision, and at every revision back to the first one that all files of the
 snapshot lie behind: the log between them says what happened. An atomic batch is never divided.
@@ -36,6 +37,8 @@ FORMAT = 2
 FORMATS = (1, FORMAT)
 NAME, UNFINISHED = "backup", "backup.incomplete"
 LOG = "log"
+CLUSTER = "cluster"
+"""The file of a data directory that names the cluster which the store is of."""
 MOST_LSN = 1 << 60
 """Where the log of a backup may end: a store that is restored from it must have room for more."""
 

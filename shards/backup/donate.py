@@ -1,14 +1,12 @@
 """`python -m shards.backup.donate TARGET`: takes a backup of the running store, for another machine of the
 cluster.
 
-TARGET is in the data directory. It gets the file `cluster` too, which says what order the store follows. All files are
-there once the process has ended with 0.
+TARGET is in the data directory. All files are there once the process has ended with 0.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -25,15 +23,12 @@ from shards.log.pins import NoPlace
 from shards.log.recovery import Damaged
 from shards.maps.snapshot import SnapshotError
 
-ORIGIN: Final = "cluster"
-"""The file of the data directory that says what the cluster agrees on."""
 _NICE: Final = 10  # the shard is more urgent
 
 
 def donate(board: Board, target: Path) -> None:
     """Put a backup of the store into `target`, which is made. Raises what `back_up` does."""
     back_up(RunningStore(board), target, board.facts.version, lambda done, total: None, within=True)
-    shutil.copyfile(Path(board.facts.data_dir) / ORIGIN, target / ORIGIN)
 
 
 def main() -> int:

@@ -2,7 +2,9 @@
 
 Snapshot and log are put back as they were, the log up to the revision asked for; the server that starts on it replays
 them. It begins a new history, far above every revision that the backup knows of: changes after the cut may have been
-seen. The manifest is written last; until then a mark in the directory keeps a server from starting on it.
+seen. A machine of a cluster is different: what comes after the cut is the same on all machines, and it gets it from the
+order, so it goes on with the history of the machine whose backup it is. The manifest is written last; until then a mark
+in the directory keeps a server from starting on it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from shards.backup.archive import LOG, Archive, Cut
+from shards.backup.archive import CLUSTER, LOG, Archive, ArchiveError, Cut
 from shards.backup.copies import Report
 from shards.backup.sandbox import Sandbox
+from shards.files import checksummed_json
 from shards.files.disk import DISK
 from shards.log import records
 from shards.log.files import SEGMENT, segment_name
@@ -29,10 +32,10 @@ from shards.maps.snapshot import Snapshot
 UNFINISHED = "restore.incomplete"
 """Marks a data directory while it is being restored."""
 
-_WRITTEN = (LOG, SNAPSHOTS, NAME, NAME + ".new")
+_WRITTEN = (LOG, SNAPSHOTS, CLUSTER, NAME, NAME + ".new")
 _MAY_BE_THERE = {"locks", "lost+found", UNFINISHED}
 _LEFT = re.compile(
-    r"log/[0-9]{12}\.log|snapshots/[0-9a-f]{16}-[0-9a-f]{8}/shard-[0-9]{1,3}\.mdb|manifest(?:\.new)?"
+    r"log/[0-9]{12}\.log|snapshots/[0-9a-f]{16}-[0-9a-f]{8}/shard-[0-9]{1,3}\.mdb|manifest(?:\.new)?|cluster"
     r"|restore\.incomplete|(?:locks|lost\+found)/.*"
 )
 """Files that a restore which was broken off has left."""
@@ -71,9 +74,19 @@ def _foreign_files(data_dir: Path) -> Iterator[str]:
 
 
 def restore_backup(
-    archive: Archive, source: Path, data_dir: Path, cut: Cut, report: Report, *, segment: int = SEGMENT
+    archive: Archive,
+    source: Path,
+    data_dir: Path,
+    cut: Cut,
+    report: Report,
+    *,
+    for_cluster: bool = False,
+    segment: int = SEGMENT,
 ) -> Manifest:
     """Make `data_dir` the store that the backup in `source` is at `cut`; return its manifest.
+
+    `for_cluster`: make it a machine of the cluster that the backup is of, which goes on where the backup ends; then
+    `cut` is that end.
 
     The caller holds the lock of the store and has seen that the directory is empty. Raises `ArchiveError`,
     `SnapshotError`, `MapError`, `OSError`; then it must be called again before a server can be started.
@@ -88,15 +101,17 @@ def restore_backup(
     with Sandbox() as sandbox:
         _copy_snapshot(archive, source, data_dir, progress, sandbox.read_meta)
     _write_log(archive, source, data_dir, cut, progress, segment)
+    if for_cluster:
+        _copy_cluster(source, data_dir)
     status = data_dir.stat()
     manifest = msgspec.structs.replace(
         archive.manifest,
         device=status.st_dev,
         inode=status.st_ino,
-        epoch="",
+        epoch=archive.manifest.epoch if for_cluster else "",
         end_lsn=cut.end,
         end_revision=max(archive.last_revision, archive.manifest.end_revision),
-        new_history="the store was restored from a backup",
+        new_history="" if for_cluster else "the store was restored from a backup",
     )
     manifest.save(data_dir)
     (data_dir / UNFINISHED).unlink()
@@ -126,6 +141,19 @@ def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Pr
     for directory in {(data_dir / SNAPSHOTS / file.name).parent for file in archive.manifest.files}:
         DISK.sync_directory(directory)
     DISK.sync_directory(data_dir / SNAPSHOTS)
+
+
+def _copy_cluster(source: Path, data_dir: Path) -> None:
+    try:
+        text = checksummed_json.read(source / CLUSTER)
+    except FileNotFoundError:
+        raise ArchiveError(f"the backup in {source} is not of a machine of a cluster") from None
+    fd = DISK.create(data_dir / CLUSTER)
+    try:
+        os.write(fd, text)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_log(archive: Archive, source: Path, data_dir: Path, cut: Cut, progress: _Progress, segment: int) -> None:

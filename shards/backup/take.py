@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
+from shards.backup.archive import CLUSTER, FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
 from shards.backup.copies import BackupCopy, BackupError, DirectoryCopy, Report, StreamCopy
+from shards.files import checksummed_json
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.files.trusted_path import Care, Planted, require_private_directory, resolve_path, user_name
@@ -30,7 +31,7 @@ from shards.log.recovery import examine_log
 from shards.wire.clock import counted_ms
 
 _CHUNK = 1 << 20
-_OURS = (LOG, SNAPSHOTS, NAME, UNFINISHED)
+_OURS = (LOG, SNAPSHOTS, CLUSTER, NAME, UNFINISHED)
 
 
 class LogEnd(NamedTuple):
@@ -144,6 +145,7 @@ def _copy_store(source: BackupSource, open_copy: Callable[[int], BackupCopy], ve
         end = source.end(manifest)
         copy.expect(manifest.snapshot_bytes + end.lsn - begin)
         parts, reach = _copy_log(copy, source.data_dir / "log", manifest, end, segment)
+        _copy_cluster(copy, source.data_dir / CLUSTER)
         archive = Archive(
             format=FORMAT,
             version=version,
@@ -271,6 +273,13 @@ def _copy_log(
             f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` has details"
         )
     return parts, reach
+
+
+def _copy_cluster(copy: BackupCopy, path: Path) -> None:
+    """Copy the file that names the cluster, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        text = checksummed_json.read(path)
+        copy.write(CLUSTER, len(text), iter([text]))
 
 
 def _read_part(path: Path, size: int) -> bytes:

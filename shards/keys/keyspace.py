@@ -18,7 +18,6 @@ from typing import Final
 
 from shards.keys.entries import (
     EXPIRY,
-    REVISION,
     SIZE,
     UNKNOWN,
     Entry,
@@ -33,7 +32,6 @@ from shards.keys.eviction import Evictor
 from shards.keys.expiries import ExpiryHeaps
 from shards.wire.clock import Now
 from shards.wire.keys import MAX_KEY, SLOTS, slot_of, slots_of
-from shards.wire.protocol import Proposed
 
 RECENT_KEYS: Final = 1 << 16
 """Keys whose entries are kept in front of the map: about 14 MB."""
@@ -182,46 +180,47 @@ class Keyspace:
             self.evictor.add_keys(key for key, _ in found)
         self.is_surveyed = self._surveyed_to is None
 
-    def take_due(self, now: Now, most: int) -> Proposed:
-        """Return at most `most` keys that have expired at `now`, with their revisions, in the order of
+    def take_due(self, now: Now, most: int) -> list[tuple[bytes, Entry]]:
+        """Return at most `most` keys that have expired at `now`, with their entries, in the order of
         `ExpiryHeaps.take_due`.
 
-        Until the next `commit` they are not found again, unless by `restore_taken`. Keys that the survey has not come
+        Until the next `commit` they are not found again, unless by `restore_due`. Keys that the survey has not come
         to are not found yet.
         """
         due = self.expiries.take_due(now, most, self.find_entry)
         self._due += due
-        self.recent.update(due)  # they are looked up again when the proposal is decided
-        return [(key, entry[REVISION]) for key, entry in due]
+        return due
 
     def take_victims(
         self, needed: int, most: int, staged: Container[bytes], spared: Container[bytes], steady_ms: int
-    ) -> tuple[Proposed, int]:
-        """Return the keys to evict next, at most `most`, until they and their values make up `needed` bytes; and how
-        many these are.
+    ) -> tuple[list[tuple[bytes, Entry]], int]:
+        """Return the keys to evict next with their entries, at most `most`, until they and their values make up
+        `needed` bytes; and how many bytes these are.
 
         None of them is in `staged` or `spared`. They are not found again, unless they change, or by `restore_taken`.
         Until the keys are surveyed, each is the oldest of those that the survey has come to.
         """
-        taken: Proposed = []
+        taken: list[tuple[bytes, Entry]] = []
         size = 0
         while size < needed and len(taken) < most:
             oldest = self._take_one(staged, spared, steady_ms)
             if oldest is None:
                 break
-            key, entry = oldest
-            taken.append((key, entry[REVISION]))
-            self.recent[key] = entry  # it is looked up again when the proposal is decided
-            size += len(key) + entry[SIZE]
+            taken.append(oldest)
+            size += len(oldest[0]) + oldest[1][SIZE]
         return taken, size
 
     def restore_taken(self) -> None:
         """Find again what was taken to be proposed, and was not decided."""
+        self.restore_due()
+        if self.evictor is not None:
+            self.evictor.restore_taken()
+
+    def restore_due(self) -> None:
+        """Find again what `take_due` has returned, and was not decided."""
         for key, entry in self._due:
             self.expiries.schedule(key, entry[EXPIRY])
         self._due.clear()
-        if self.evictor is not None:
-            self.evictor.restore_taken()
 
     def _take_one(
         self, staged: Container[bytes], spared: Container[bytes], steady_ms: int

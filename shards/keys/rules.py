@@ -9,7 +9,7 @@ no say: where they have one, they have it before, by what is proposed (see `shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from shards.keys import value_edits
@@ -285,29 +285,35 @@ def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
 def expire_keys(group: Group, operation: Expire) -> Done:
     """Delete those of the keys that still have the revision they were proposed with, and have expired at the group's
     time."""
-    _check_proposed(operation.keys)
-    now, first = group.now, len(group.events)
-    for key, revision in operation.keys:
-        entry = group.staged.lookup(key)
-        if entry is not None and entry[REVISION] == revision and not is_live(entry, now):
-            if len(group.events) == first:
-                group.expiry_lag_ms = max(group.expiry_lag_ms, overdue_ms(entry[EXPIRY], now))
-            group.expire_key(key, entry)
-    return _last_delete(group, first)
+    now, there = group.now, _still_there(group, operation.keys)
+    return delete_due(group, [(key, entry) for key, entry in there.items() if not is_live(entry, now)])
 
 
 def evict_keys(group: Group, operation: Evict) -> Done:
-    """Delete those of the keys that still have the revision they were proposed with; of those that have expired, log
-    that."""
-    _check_proposed(operation.keys)
-    now, first = group.now, len(group.events)
-    for key, revision in operation.keys:
-        entry = group.staged.lookup(key)
-        if entry is not None and entry[REVISION] == revision:
-            group.log(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
-            group.staged.stage(key, entry, None)
-            group.evicted += 1
-    return _last_delete(group, first)
+    """Delete those of the keys that still have the revision they were proposed with."""
+    return delete_victims(group, _still_there(group, operation.keys).items())
+
+
+def delete_due(group: Group, due: Sequence[tuple[bytes, Entry]]) -> Done:
+    """Delete keys that have expired, with their entries as the group has left them."""
+    if due:
+        group.expiry_lag_ms = max(group.expiry_lag_ms, overdue_ms(due[0][1][EXPIRY], group.now))
+    events, stage = group.events, group.staged.stage
+    for key, entry in due:
+        events.append(DeleteEvent(key, "expire"))
+        stage(key, entry, None)
+    return _last_delete(group, len(due))
+
+
+def delete_victims(group: Group, victims: Collection[tuple[bytes, Entry]]) -> Done:
+    """Delete keys that are to be evicted, with their entries as the group has left them. Where one has expired, that is
+    logged."""
+    events, stage, now = group.events, group.staged.stage, group.now
+    for key, entry in victims:
+        events.append(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
+        stage(key, entry, None)
+    group.evicted += len(victims)
+    return _last_delete(group, len(victims))
 
 
 def delete_prefix(
@@ -329,15 +335,20 @@ def delete_prefix(
     return Deleted(deleted, next)
 
 
-def _check_proposed(keys: Proposed) -> None:
-    """Raise `ProtocolError` if an operation proposes more than one may."""
-    if len(keys) > PROPOSED_KEYS:
-        raise ProtocolError(f"{len(keys)} keys are proposed at once, at most {PROPOSED_KEYS} are allowed")
+def _still_there(group: Group, proposed: Proposed) -> dict[bytes, Entry]:
+    """Return the entries of those of the keys that still have the revisions they were proposed with.
+
+    Raises `ProtocolError` if they are more than may be proposed at once.
+    """
+    if len(proposed) > PROPOSED_KEYS:
+        raise ProtocolError(f"{len(proposed)} keys are proposed at once, at most {PROPOSED_KEYS} are allowed")
+    lookup = group.staged.lookup
+    found = ((key, revision, lookup(key)) for key, revision in proposed)
+    return {key: entry for key, revision, entry in found if entry is not None and entry[REVISION] == revision}
 
 
-def _last_delete(group: Group, first: int) -> Done:
-    """Make the reply to the deletes that are the events from index `first` on."""
-    deleted = len(group.events) - first
+def _last_delete(group: Group, deleted: int) -> Done:
+    """Make the reply to so many deletes, which are the last events."""
     return group.replies.add_done(-len(group.events), True, False) if deleted else Done(0, False)
 
 

@@ -27,6 +27,7 @@ from shards.host import logs, process
 from shards.order import link, stream
 from shards.order.engine import Engine
 from shards.order.order import (
+    WHAT_HELPS,
     Identity,
     Message,
     OrderError,
@@ -40,6 +41,9 @@ _LOOKS: Final = 3
 """Looks in a row that must find the end lost: an engine that has just started may not show it yet."""
 _OPEN_S: Final = 5.0
 _GAP_S: Final = 0.03  # for which a message may be overtaken before it is fetched
+_HOLE_FETCHES: Final = 60
+"""Fetches in a row that must skip a message before it is given up: each is answered by a replica that chance chooses,
+and one whose files are damaged may lack what the others have."""
 _FETCH_MESSAGES: Final = 512
 _FETCH_BYTES: Final = 4 << 20
 _MOST_UNREAD: Final = 8 << 20
@@ -122,6 +126,7 @@ class Follow:
             return
         self._identity = facts.identity
         self._follower = stream.Follower(facts.last if frame.after == link.AT_THE_END else frame.after)
+        self._looks = self._skips = 0
         self._send(link.Opened(*facts.identity, facts.first, facts.last))
         self._see(facts.last)
 
@@ -135,7 +140,11 @@ class Follow:
                 facts.check_place(after, known)
                 return facts
             except stream.NoStream as error:
-                problem = OrderLost(str(error)) if known else OrderUnreachable(f"{error}: `kvserver cluster init`")
+                problem = (
+                    OrderLost(f"{error}; {WHAT_HELPS}")
+                    if known
+                    else OrderUnreachable(f"{error}: `kvserver cluster init`")
+                )
             except stream.EngineError as error:
                 problem = OrderUnreachable(str(error))
             except OrderTrimmed:
@@ -215,10 +224,9 @@ class Follow:
                 if follower.last > last:
                     self._skips = 0
                     continue
-                self._skips += count > 0  # what came is behind a hole
-                if self._skips >= _LOOKS:
-                    self._skips = 0
-                    self._fail(OrderTrimmed(last, last + 2))
+                self._skips += count > 0  # what came is behind a hole, of this replica at least
+                if self._skips >= _HOLE_FETCHES:
+                    self._fail(OrderTrimmed(last, gap[1] + 1))
                 await asyncio.sleep(_GAP_S)
 
     async def _watch(self) -> None:
@@ -244,7 +252,7 @@ class Follow:
         try:
             facts = await self._engine.look()
         except stream.NoStream as error:
-            raise OrderLost(str(error)) from None
+            raise OrderLost(f"{error}; {WHAT_HELPS}") from None
         except stream.EngineError:
             return
         if facts.identity != self._identity:
@@ -271,8 +279,13 @@ async def serve(options: argparse.Namespace) -> None:
         if current is not None:
             current.cancel()
         current = asyncio.current_task()
-        with contextlib.suppress(asyncio.CancelledError, OSError, link.LinkError, ExceptionGroup):
-            await Follow(engine, options, writer).run(reader)
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                await Follow(engine, options, writer).run(reader)
+            except* OSError as group:
+                log.debug("the shard is gone: %s", group.exceptions[0])
+            except* Exception:
+                log.exception("a connection of the shard is given up")
         writer.close()
 
     path = Path(options.run_dir) / link.SOCKET_NAME

@@ -8,7 +8,7 @@ back, nor give two machines different messages for one sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Message(NamedTuple):
@@ -67,6 +67,10 @@ class OrderTrimmed(OrderError):
             "it must begin with a backup of a peer"
         )
         self.after, self.first = after, first
+
+
+WHAT_HELPS: Final = "begin a new cluster with what this machine has: see `When the order is lost` in the manual"
+"""The end of what is said about an order that is lost."""
 
 
 class OrderLost(OrderError):

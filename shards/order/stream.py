@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from shards.order.order import Identity, Message, NotDurable, OrderError, OrderLost, OrderTrimmed
+from shards.order.order import WHAT_HELPS, Identity, Message, NotDurable, OrderError, OrderLost, OrderTrimmed
 
 NAME: Final = "KV"
 LOG, OUT, TELL, ASK = "kv.log", "kv.out", "kv.tell", "kv.ask"
@@ -151,12 +151,12 @@ class StreamFacts:
         if known is not None and known != self.identity:
             raise OrderLost(
                 f"the stream {NAME} is not the one that this machine has followed, but was made anew; if that one is "
-                "lost, begin a new history: `kvserver cluster reset --from-this-machine`"
+                f"lost, {WHAT_HELPS}"
             )
         if self.last < after:
             raise OrderLost(
                 f"the stream {NAME} ends at message {self.last}, but this machine has got message {after} from it: the "
-                "engine has lost the end; begin a new history: `kvserver cluster reset --from-this-machine`"
+                f"engine has lost the end; {WHAT_HELPS}"
             )
         if after >= 0 and self.first > after + 1:
             raise OrderTrimmed(after, self.first)
@@ -296,7 +296,7 @@ class Follower:
         if remembered and remembered != _mark(message):
             raise OrderLost(
                 f"message {message.sequence} of the order is another one than before: the engine has lost its end and "
-                "gone on; begin a new history: `kvserver cluster reset --from-this-machine`"
+                f"gone on; {WHAT_HELPS}"
             )
         if message.sequence != self.last + 1:
             self._keep(message)

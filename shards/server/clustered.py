@@ -28,7 +28,7 @@ from shards.server.room import Room, WritePolicy
 from shards.wire.errors import Overloaded, Unavailable
 from shards.wire.protocol import Failed, Reply
 
-_OPEN_S: Final = 2.0  # for which opening the order may take
+_OPEN_S: Final = 8.0  # for which opening the order may take: longer than its process looks before it says why not
 _EXPIRE_S: Final = 0.05  # between looks for expired keys, and for late requests
 _NOTE_S: Final = 1.0  # between ORDER records
 _LEAVE_S: Final = 1.0  # for which a stopping machine waits until it is out

@@ -7,11 +7,11 @@ shares an order proposes there, and decides when the proposal comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 
 from shards.keys import rules
 from shards.keys.budget import Starved
-from shards.keys.entries import SIZE
+from shards.keys.entries import REVISION, SIZE, Entry
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
@@ -23,6 +23,7 @@ from shards.wire.protocol import (
     Incr,
     Operation,
     Patch,
+    Proposed,
     Put,
     Reply,
     bare,
@@ -38,7 +39,7 @@ def expire_due(group: Group, most: int) -> None:
     """Delete at most `most` keys that have expired. To be called first in a group of a shard that is alone."""
     due = group.keyspace.take_due(group.now, most)
     if due:
-        rules.decide(group, Expire(due))
+        rules.delete_due(group, due)  # what an `Expire` of them would do: they have just been looked up
 
 
 def decide_starved(group: Group, operation: Operation, starved: Starved, decide: Decide) -> Reply | Starved:
@@ -50,15 +51,15 @@ def decide_starved(group: Group, operation: Operation, starved: Starved, decide:
     evictor, keyspace = group.keyspace.evictor, group.keyspace
     assert evictor is not None, "starved, although nothing may be evicted"
     most = evictor.max_per_group - group.evicted
-    keys, size = keyspace.take_victims(
+    victims, size = keyspace.take_victims(
         starved.needed, most, group.staged.changes, _keys_of(operation), group.now.steady_ms
     )
     is_enough = size >= starved.needed - group.slack_bytes()
-    if not is_enough and len(keys) < most:  # there is nothing else to evict
-        evictor.restore(key for key, _ in keys)
+    if not is_enough and len(victims) < most:  # there is nothing else to evict
+        evictor.restore(key for key, _ in victims)
         return starved if group.events else Failed.of(group.refuse_starved(starved.needed))
-    if keys:
-        rules.evict_keys(group, Evict(keys))
+    if victims:
+        rules.delete_victims(group, victims)  # what an `Evict` of them would do
     if not is_enough:
         return starved
     group.shrinks = False  # it has shrunk as far as it can for this operation
@@ -73,11 +74,11 @@ def propose_expiries(keyspace: Keyspace, now: Now, most: int) -> Expire | None:
     They are found again until they are deleted: a proposal may be lost.
     """
     due = keyspace.take_due(now, most)
-    keyspace.restore_taken()
-    return Expire(due) if due else None
+    keyspace.restore_due()
+    return Expire(_proposed(due)) if due else None
 
 
-def propose_evictions(keyspace: Keyspace, operations: Iterable[Operation], now: Now, needed: int) -> Evict | None:
+def propose_evictions(keyspace: Keyspace, operations: Sequence[Operation], now: Now, needed: int) -> Evict | None:
     """Return keys to evict, to be proposed to an order ahead of `operations`, or before they are proposed again.
 
     None: there is room for them, or nothing to evict. The keys are not found again until they change, or by
@@ -89,14 +90,20 @@ def propose_evictions(keyspace: Keyspace, operations: Iterable[Operation], now: 
         now: when they count as read or not.
         needed: bytes, as `Starved` has said. 0: as many as `operations` may need.
     """
-    operations = list(operations)
+    if keyspace.evictor is None:
+        return None
     if not needed:
         needed = keyspace.bytes + sum(_growth_of(operation, keyspace) for operation in operations) - keyspace.max_memory
-    if keyspace.evictor is None or needed <= 0:
+    if needed <= 0:
         return None
     spared = {key for operation in operations for key in _keys_of(operation)}
-    keys, _ = keyspace.take_victims(needed, keyspace.evictor.max_per_group, (), spared, now.steady_ms)
-    return Evict(keys) if keys else None
+    victims, _ = keyspace.take_victims(needed, keyspace.evictor.max_per_group, (), spared, now.steady_ms)
+    return Evict(_proposed(victims)) if victims else None
+
+
+def _proposed(keys: Sequence[tuple[bytes, Entry]]) -> Proposed:
+    """Return `keys`, which have their entries, as they are proposed."""
+    return [(key, entry[REVISION]) for key, entry in keys]
 
 
 def _keys_of(operation: Operation) -> Collection[bytes]:

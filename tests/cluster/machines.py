@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from shards.host.board import Board
 from shards.log.manifest import Manifest
 from shards.log.records import Record
@@ -31,7 +33,9 @@ class Machine:
         self.cluster, self.node = cluster, node
         self.store: Store = new_store(place, 1, node=node, reads=reads, next_revision=FIRST)
         self.store.board.show(*self._end())
-        Manifest.create(self.store.data_dir).save(self.store.data_dir)
+        facts = self.store.board.facts
+        manifest = Manifest.create(self.store.data_dir)
+        msgspec.structs.replace(manifest, store=facts.store, secret=facts.secret).save(self.store.data_dir)
         self.server: ClusteredServer | None = None
         self._client: Client | None = None
 

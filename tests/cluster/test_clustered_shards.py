@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 
 from shards.log.records import ORDER
+from shards.order.history import EVERY
+from shards.server.following import Diverged
 from shards.server.room import Room, WritePolicy
 from shards.wire.errors import DeadlinePassed, Unavailable
 from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
@@ -227,6 +233,35 @@ def test_order_records_spare_a_restart_what_changed_nothing() -> None:
         cluster["b"].kill()
         cluster["b"].start()
         assert cluster["b"].running.following.replica.resume_after == sequence
+
+
+def test_a_map_that_is_built_from_a_snapshot_goes_on_where_that_ends() -> None:
+    with machines() as cluster:
+        b = cluster["b"]
+        for number in range(10):
+            cluster["a"].ask(Put(b"k%d" % number, b"v"), Incr(b"n", 1))
+        cluster.until_equal()
+        where = {"KVSERVER_DATA_DIR": str(b.store.data_dir), "KVSERVER_RUN_DIR": str(b.store.run_dir)}
+        subprocess.run([sys.executable, "-m", "shards.maps.snapshot"], env=os.environ | where, check=True, timeout=60)
+        place = b.running.map.place_in_order()
+        b.kill()
+        b.store.board.shards[0].map_generation = 0  # as on a new board
+        for path in b.store.map_dir.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+        b.start()
+        assert b.running.map.place_in_order() == place
+        assert cluster["a"].ask(Incr(b"n", 1)) == [Value(FIRST + 20, True, b"11", "text/plain", 0)]
+        cluster.until_equal()
+
+
+def test_a_machine_that_made_something_else_of_the_order_stops() -> None:
+    with machines() as cluster:
+        cluster["b"].running.following.replica.mix(b"a bit that flipped")
+        with pytest.raises(Diverged, match="most other machines have made something else"):
+            for _ in range(EVERY + 1):
+                cluster["a"].ask(Put(b"k", b"v"))
+            cluster.until(lambda: False, "it hears of it")
+        cluster["b"].kill()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -10,17 +10,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import effort
+from tests.cluster.engine_of import engine_of
 from tests.cluster.network import Network, require_namespaces
 from tests.cluster.whole_machines import Machine, Machines, whole_machines
 from tests.linearizable import Request, check
 from tests.system import feeds
-from tests.system.harness import Server, processes_of, wait_for
+from tests.system.harness import Server, wait_for
 from tests.system.test_linearizable import GROUPS, Client, RepeatingClient
 
 ROUNDS = effort.times(1)
@@ -153,22 +153,6 @@ def kill_all(machines: Machines, crowd: Crowd, at: int) -> None:
     for machine in machines.all:
         machine.kill()
     machines.start()
-
-
-def engine_of(machine: Machine) -> int:
-    """The pid of its engine."""
-
-    def find() -> int | None:
-        for pid in processes_of(machine.run_dir):
-            try:
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"nats-server\0"):
-                    return pid
-            except OSError:
-                continue
-        return None
-
-    pid: int = wait_for(find, f"the engine of {machine.name}")
-    return pid
 
 
 FAULTS: tuple[Fault, ...] = (

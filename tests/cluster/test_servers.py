@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -177,6 +181,26 @@ def try_put(server: Server, key: str) -> str | None:
         return None
 
 
+def test_reads_go_on_while_the_order_takes_nothing(servers: Servers) -> None:
+    put(servers["a"], "k", "v")
+    gone = servers.engines.servers[1:]
+    for engine in gone:
+        engine.kill()
+    try:
+        with servers["a"].client(30) as client:
+            refused = client.put("/v1/kv/k", content="other")
+        assert refused.status_code in (503, 504)
+        for server in servers.all:
+            wait_for(lambda server=server: get(server, "/v1/kv/other").status_code == 404, "it reads", 30)
+    finally:
+        for engine in gone:
+            engine.start()
+        servers.engines.wait_until_ready()
+    wait_for(lambda: try_put(servers["a"], "k"), "writes go on", 60)
+    for server in servers.all:
+        until_ready(server)
+
+
 def test_a_stopped_machine_holds_up_the_others_only_for_a_while(servers: Servers) -> None:
     a, _, c = servers.all
     c.kill()
@@ -186,6 +210,27 @@ def test_a_stopped_machine_holds_up_the_others_only_for_a_while(servers: Servers
     c.start()
     until_ready(c)
     assert get(c, "/v1/kv/k").headers["KV-Revision"] == revision
+
+
+def test_an_empty_machine_begins_with_a_backup_of_another(servers: Servers, tmp_path: Path) -> None:
+    a, b, _ = servers.all
+    put(a, "k", "in the backup")
+    b.stop()
+    shutil.rmtree(b.data_dir)
+    kvserver("backup", str(tmp_path / "backup"), "--data-dir", str(a.data_dir), "--run-dir", str(a.run_dir))
+    put(a, "later", "not in the backup")
+    kvserver("restore", str(tmp_path / "backup"), "--for-cluster", "--data-dir", str(b.data_dir))
+    b.start()
+    until_ready(b)
+    assert (get(b, "/v1/kv/k").text, get(b, "/v1/kv/later").text) == ("in the backup", "not in the backup")
+    assert b.status()["epoch"] == EPOCH
+    last = int(put(b, "k", "after").headers["KV-Revision"])
+    assert get(a, "/v1/kv/k").headers["KV-Revision"] == str(last)
+
+
+def kvserver(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "kvserver", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_machine_without_the_others_shows_and_writes_nothing(servers: Servers) -> None:

@@ -117,11 +117,11 @@ def draw_busy(desk: Desk) -> Drawn:
 
 def draw_commands(desk: Desk) -> Drawn:
     """The command line."""
-    with Shell(desk.server, 100, 24) as shell:
+    with Shell(desk.server, 100, 27) as shell:
         shell.run("kvserver put flags/beta '{\"on\":false}' --type json")
         shell.run("kvserver get flags/beta")
         shell.run("kvserver incr visits")
-        shell.run("kvserver ls flags/")
+        shell.run("kvserver ls -l flags/")
         shell.run("kvserver put leader me --create --ttl 30s")
         shell.run('kvserver put leader you --create --ttl 30s; echo "exit status $?"')
         shell.run("kvserver watch flags/ --snapshot --until-synced")

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -97,6 +98,16 @@ def test_pages_say_nothing_on_the_console_and_fit_narrow_screens(page: Page) -> 
         page.get_by_role("searchbox").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == 360, path
         assert page.locator(".example").count() == page.get_by_role("button", name="Copy", exact=True).count()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_are_those_for_the_colours_of_the_page(page: Page, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme)
+    for path in ("/docs/", "/docs/console", "/docs/commands", "/docs/performance"):
+        page.goto(path)
+        page.wait_for_function("[...document.images].every(each => each.complete)")
+        shown = page.evaluate("[...document.images].map(each => [each.currentSrc, each.naturalWidth])")
+        assert shown and all(f".{scheme}." in source and width > 500 for source, width in shown), (path, shown)
 
 
 def test_the_search_finds_a_part_of_a_chapter_by_keyboard_alone(page: Page) -> None:

@@ -75,6 +75,8 @@ def _print_findings(findings: Iterator[Finding]) -> bool:
 
 
 def _check_backup(directory: Path) -> Iterator[Finding]:
+    if (directory / NAME).exists():
+        raise CommandRefused(f"{directory} is the data directory of a store: kvserver check --data-dir {directory}")
     archive = Archive.load(directory)
     yield Finding("backup", True, f"of store {archive.manifest.store}: {restorable_range(archive)}")
     with Sandbox() as apart:

@@ -27,16 +27,21 @@ HELP = """Make a data directory from the backup in FROM: --data-dir, which must 
 --until restores an earlier revision or time within the backup's range, which `kvserver check FROM` prints. An atomic
 batch is restored entirely or not at all. Keys that have expired since then expire when the server starts. The restored
 store begins a new history: feed readers must start over.
+
+--for-cluster makes a machine of a cluster from a backup of another one: one that is new, or was away for longer than
+the order reaches back. It goes on with the history of the cluster.
 """
 
 
-def restore_store(source: str, until: str | None, **given: str | None) -> None:
+def restore_store(source: str, until: str | None, for_cluster: bool, **given: str | None) -> None:
     """Run the command: print the restored revision, or exit with 1."""
     settings, place = settings_of(given), parse_until(until)
+    if for_cluster and until is not None:
+        raise click.UsageError("a machine of a cluster goes on where the backup ends: leave --until out")
     interruptible()
     try:
         with progress_bar("restore") as report:
-            archive, cut = _restore_backup(settings, Path(source), place, report)
+            archive, cut = _restore_backup(settings, Path(source), place, report, for_cluster)
     except (CommandRefused, NotEmpty, ArchiveError, SnapshotError, MapError, MapFull) as error:
         exit_with(error)
     except OSError as error:
@@ -45,11 +50,12 @@ def restore_store(source: str, until: str | None, **given: str | None) -> None:
         print_line(f"revision {place.revision} lies within an atomic batch, which is left out as a whole")
     whole = "" if cut.revision < archive.last_revision else ", all of the backup"
     print_line(f"{settings.data_dir} is at revision {cut.revision} of {rfc3339(cut.time_ms)}{whole}")
-    print_line(f"start it with: kvserver serve --data-dir {settings.data_dir}")
+    more = " --node NAME --cluster ADDRESSES" if for_cluster else ""
+    print_line(f"start it with: kvserver serve --data-dir {settings.data_dir}{more}")
 
 
 def _restore_backup(
-    settings: ServerSettings, source: Path, until: RestoreTarget, report: Report
+    settings: ServerSettings, source: Path, until: RestoreTarget, report: Report, for_cluster: bool
 ) -> tuple[Archive, Cut]:
     if settings.in_memory:
         raise CommandRefused("a store in memory cannot be restored: restore into a data directory")
@@ -71,7 +77,7 @@ def _restore_backup(
     see_that_it_is_empty(data_dir)
     with stopped_store(data_dir):
         see_that_it_is_empty(data_dir)
-        restore_backup(archive, source, data_dir, cut, report)
+        restore_backup(archive, source, data_dir, cut, report, for_cluster=for_cluster)
     return archive, cut
 
 
@@ -111,6 +117,7 @@ COMMAND = click.Command(
             help="The last revision to restore, or a time like 2026-11-22T11:40:00.123Z: the store as it was then. "
             "Default: all of the backup.",
         ),
+        click.Option(["--for-cluster"], is_flag=True, help="Make a machine of the cluster that the backup is of."),
         *setting_options("data_dir"),
     ],
     help=HELP,

@@ -18,8 +18,7 @@ from typing import Final
 
 import msgspec
 
-from shards.backup.archive import Archive, ArchiveError, RestoreTarget, find_cut
-from shards.backup.donate import ORIGIN
+from shards.backup.archive import CLUSTER, Archive, ArchiveError, RestoreTarget, find_cut
 from shards.backup.restore import restore_backup
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
@@ -52,7 +51,7 @@ def fetch_store(order: JetStreamOrder, data_dir: Path) -> None:
     place, said_at = data_dir / DIRECTORY, time.monotonic()
     failed: set[str] = set()
     while True:
-        node = _find_donor(order, failed)
+        node = find_donor(order, failed)
         if node is None:
             failed.clear()
             if time.monotonic() >= said_at + _SAY_S:
@@ -82,7 +81,7 @@ def restore_fetched(data_dir: Path) -> None:
         raise FetchError(f"what another machine has sent is not its store: {error}") from None
 
 
-def _find_donor(order: JetStreamOrder, without: set[str]) -> str | None:
+def find_donor(order: JetStreamOrder, without: set[str]) -> str | None:
     """Listen to the others, and return the member that is furthest; None: there is none."""
     found: dict[str, int] = {}
     give_up_at = time.monotonic() + _LISTEN_S
@@ -110,7 +109,7 @@ class _Transfer:
             if not _NAME.fullmatch(name):
                 raise FetchError(f"its backup has a file {name!r}, which does not belong there")
             self._fetch_file(name, size)
-        for name in (ORIGIN, "backup"):
+        for name in (CLUSTER, "backup"):
             if not (self._place / name).is_file():
                 raise FetchError(f"its backup has no file {name}")
 

@@ -6,7 +6,6 @@
 | `hot_request` | a request that was taken, and how it is answered |
 | `hot_write` | writes whose answer is due: from the shard's queue to the answer |
 | `one_key` | requests of version 1 that are not plain: with a query, conditions, a range |
-| `hot_batch` | a small batch, from its operations to its answer |
-| `hot_list` | a small page of a list |
+| `hot_many` | small batches and small pages of lists |
 | `hotpath` | the request line, the decision to take a request, and the short way of plain ones |
 """

@@ -139,7 +139,7 @@ class KeyChange(HotWrite):
         ):
             self._answer_coded(answer)
         elif self.disconnected or request.connection.context.load.stopping or len(answer.body) >= LARGE_ANSWER:
-            _answer_by(self._become_exchange(), answer)
+            self._become_exchange().give(answer)
         else:
             request.write_answer(answer)
             self._finish()
@@ -154,11 +154,7 @@ class KeyChange(HotWrite):
         super().fail(redact(self._grants or EVERYTHING, self._change.key, error))
 
 
-def _answer_by(exchange: Exchange, answer: Answer) -> None:
-    exchange.answer(answer.status, [(name.encode(), value.encode()) for name, value in answer.headers], answer.body)
-
-
 async def _answer_coded(exchange: Exchange, accept_encoding: str, answer: Answer) -> None:
     """Answer in a coding, if the body is shorter in it."""
     coding, body = await encode_body(accept_encoding, answer.body, answer.coded_type or "")
-    _answer_by(exchange, answer.with_coding(coding, body) if coding else answer)
+    exchange.give(answer.with_coding(coding, body) if coding else answer)

@@ -23,15 +23,14 @@ import re
 from time import perf_counter
 from typing import Final
 
-from kvserver.access.grants import EVERYTHING, Grants
+from kvserver.access.grants import Grants
 from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.fields import NOTHING_VARIES, HeaderFields, VaryingFields, read_fields, split_varying
-from kvserver.web.hot.hot_batch import HotBatch, answer_batch
-from kvserver.web.hot.hot_list import answer_list
+from kvserver.web.hot.hot_many import ManyRoad
 from kvserver.web.hot.hot_request import HotRequest, format_lines
 from kvserver.web.hot.hot_write import KeyChange, RootWrite
 from kvserver.web.hot.one_key import LONGEST_RECORD, OneKeyRoad, find_item, has_room
@@ -53,8 +52,6 @@ _LIST = re.compile(
     rb"GET %b(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%%/?-]{0,1024}))? HTTP/1\.1\r\n" % re.escape(routes.MANY.encode())
 )
 _BATCH: Final = f"POST {routes.BATCH} HTTP/1.1\r\n".encode()
-_LARGEST_BATCH: Final = 64 << 10
-"""Bytes of a batch that may be executed here."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
 _METHODS: Final = {method.encode(): method for method in ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH")}
@@ -69,7 +66,7 @@ class HotPath:
 
     def __init__(self, store: StoreClient, context: WorkerContext) -> None:
         self._store, self._context, self._load = store, context, context.load
-        self._one_key = OneKeyRoad(store, context)
+        self._one_key, self._many = OneKeyRoad(store, context), ManyRoad(context)
         self._blocks: dict[bytes, HeaderFields] = {}
 
     def take(self, connection: ConnectionPort, data: bytes) -> bool:
@@ -150,29 +147,8 @@ class HotPath:
         method, route = ("GET", routes.MANY) if asked is not None else ("POST", routes.BATCH)
         request = HotRequest(connection, method, route, route.encode(), fields, varying, begun_at)
         if asked is None:
-            return self._take_batch(request, data[end + 2 :], grants)
-        return not fields.has_body and answer_list(request, asked[1] or b"", grants or EVERYTHING)
-
-    def _take_batch(self, request: HotRequest, body: bytes, grants: Grants | None) -> bool:
-        """Do what `take` does with the body of a batch."""
-        context, connection, fields = self._context, request.connection, request.fields
-        small_batches, length = context.small_batches, len(body)
-        if length > min(_LARGEST_BATCH, context.max_batch) or small_batches is None:
-            return False
-        if self._load.bytes_held + length > self._load.relaxed_bytes:
-            return False
-        answer = small_batches.take(
-            fields.stored_type, body, grants or EVERYTHING, connection.peer.quota, fields.accept_encoding
-        )
-        if isinstance(answer, bytes):
-            request.write_answer(answer_batch(request, answer))
-            connection.finish_read()
-            return True
-        if answer is None:
-            return False
-        connection.answering = batch = HotBatch(request, grants)
-        batch.start(answer)
-        return True
+            return self._many.take_batch(request, data[end + 2 :], grants)
+        return self._many.take_list(request, asked[1] or b"", grants)
 
     def _read_block(self, block: bytes) -> tuple[HeaderFields | None, VaryingFields]:
         """The meaning of a block of header fields, which is remembered, and the fields that vary; None if its requests

@@ -209,6 +209,26 @@ def test_a_long_history_is_fetched_from_any_place(site: Site) -> None:
     order.close()
 
 
+def test_a_shard_that_does_not_read_gets_all_later(site: Site) -> None:
+    """What it does not read is not kept for it, but fetched when it reads."""
+    slow, quick = site.carriers["a"].order(), Member(site, "b")
+    slow.open(0, None)
+    for index in range(40):
+        quick.proposer.propose(b"large %02d" % index + bytes(400_000))
+
+    def is_done() -> bool:
+        wait_for_any([quick.order], 0.02)
+        quick.turn()
+        return not quick.proposer.in_flight
+
+    wait_for(is_done, "large groups")
+    end = quick.replica.state.sequence
+    taken = take_until(slow, lambda taken: len(taken) >= end, "large groups, later")
+    assert [message.sequence for message in taken] == list(range(1, len(taken) + 1))
+    slow.close()
+    quick.order.close()
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_a_server_is_killed(site: Site, number: int) -> None:
     with Members(site) as members:
@@ -284,15 +304,36 @@ def test_an_order_that_ends_too_early_is_lost(site: Site) -> None:
 
 def test_what_was_trimmed_cannot_be_followed(site: Site) -> None:
     order = site.carriers["a"].order()
-    identity = order.open(0, None)
-    take_until(order, lambda taken: len(taken) >= 3, "messages")
-    order.trim(3)
-    wait_for(lambda: order.take() is not None and order.reach().first == 3, "trimmed stream")
+    facts = stream.read_info(site.request(stream.INFO))
+    identity = order.open(facts.first - 1, None)
+    for index in range(3):
+        order.propose(b"\x00to be trimmed %d" % index)
+    taken = take_until(order, lambda taken: taken and taken[-1].payload == b"\x00to be trimmed 2", "messages")
+    first = taken[-1].sequence
+    order.trim(first)
+    wait_for(lambda: order.take() is not None and order.reach().first == first, "trimmed stream")
     with pytest.raises(OrderTrimmed) as trimmed:
-        order.open(1, identity)
-    assert (trimmed.value.after, trimmed.value.first) == (1, 3)
-    assert order.open(2, identity) == identity
-    assert take_until(order, len, "messages")[0].sequence == 3
+        order.open(first - 2, identity)
+    assert (trimmed.value.after, trimmed.value.first) == (first - 2, first)
+    assert order.open(first - 1, identity) == identity
+    assert take_until(order, len, "messages")[0].sequence == first
+    order.close()
+
+
+def test_a_message_that_no_replica_has_ends_following(site: Site) -> None:
+    order = site.carriers["b"].order()
+    first = stream.read_info(site.request(stream.INFO)).first
+    identity = order.open(first - 1, None)
+    for index in range(3):
+        order.propose(b"\x00around a hole %d" % index)
+    taken = take_until(order, lambda taken: taken and taken[-1].payload == b"\x00around a hole 2", "messages")
+    hole = taken[-2].sequence
+    site.request("$JS.API.STREAM.MSG.DELETE.KV", msgspec.json.encode({"seq": hole}))
+    assert order.open(hole, identity) == identity
+    order.open(hole - 3, identity)
+    with pytest.raises(OrderTrimmed) as trimmed:
+        take_until(order, lambda _: False, "end")
+    assert (trimmed.value.after, trimmed.value.first) == (hole - 1, hole + 1)
     order.close()
 
 

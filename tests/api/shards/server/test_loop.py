@@ -433,7 +433,7 @@ class TestExpiry:
             patch.setattr(server.sockets, "wait", waits.append)
             server.run_turn(60.0)
         assert len(waits) == 1 and 0 < waits[0] <= 10
-        asking.do(Put(b"k", b"v", ttl_ms=30))
+        asking.do(Put(b"k", b"v", ttl_ms=500))
         asking.do(Touch(b"k", ttl_ms=50_000))
         turn_until(server, lambda: server.writer.expiry_in_s(60.0) > 1, "looked at, and found live")
         assert value(server, b"k") == b"v"

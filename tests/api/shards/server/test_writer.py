@@ -177,7 +177,7 @@ class TestDecide:
     def test_keys_are_evicted_by_proposal(self, place: Path) -> None:
         with writing(place) as (writer, store):
             writer.decide([Put(b"a", b""), Put(b"b", b"", ttl_ms=5), Put(b"c", b"")], at(NOW))
-            evict = Evict([(b"c", 3), (b"b", 2), (b"a", 9), (b"x", 1)])
+            evict = Evict([(b"c", 3), (b"b", 2), (b"c", 3), (b"a", 9), (b"x", 1)])
             assert writer.decide([evict], at(NOW + 5)) == [Done(5, True)]
             assert [event for _, event in changes(store)][3:] == [
                 DeleteEvent(b"c", "evict"),

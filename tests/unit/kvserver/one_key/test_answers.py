@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvserver.access.grants import EVERYTHING
+from kvserver.http.value_headers import CACHING
 from kvserver.one_key.answers import Answer, answer_change, redact
 from kvserver.one_key.changes import Change
 from shards.wire.errors import Conflict, NotFound, PreconditionFailed, Unavailable
@@ -63,8 +64,14 @@ def test_a_body_in_a_coding() -> None:
 
 
 def test_the_length_of_a_head_gives_way_to_that_of_the_body() -> None:
-    answer = Answer(200, [("content-length", "5000"), ("etag", '"7"')], b"v", "", 7)
-    assert answer.with_coding("br", b"coded").headers == [("etag", '"7-br"')]
+    answer = Answer(200, [CACHING, ("content-length", "5000"), ("etag", '"7"')], b"v", "", 7)
+    assert answer.with_coding("br", b"coded").headers == [CACHING, ("content-encoding", "br"), ("etag", '"7-br"')]
+
+
+def test_what_is_no_stored_value_has_codings_too() -> None:
+    answer = Answer(200, [("content-type", "application/json")], b"[]", "application/json")
+    coded = answer.with_coding("br", b"coded")
+    assert coded.headers == [*answer.headers, ("content-encoding", "br")] and coded.body == b"coded"
 
 
 def test_errors_tell_of_the_value_only_who_may_read_it() -> None:

@@ -122,6 +122,24 @@ class TestExpiryHeaps:
             expiries.schedule(b"k", second)
             assert expiries.take_due(at(60), 9, {b"k": (1, 1, second, 0)}.get) == [(b"k", (1, 1, second, 0))]
 
+    def test_the_order_is_of_the_expiries_and_not_of_what_they_were(self) -> None:
+        entries: dict[bytes, Entry] = {
+            b"a": (1, 1, 50, 0),
+            b"b": (2, 2, 40, 0),
+            b"c": (3, 3, 40, 0),
+            b"d": (4, 4, -30, 0),
+            b"e": (5, 5, -20, 0),
+        }
+        orders = []
+        for postponed in (b"", b"a", b"c", b"d"):
+            expiries = ExpiryHeaps()
+            if postponed:
+                expiries.schedule(postponed, 10 if entries[postponed][2] > 0 else -10)
+            for key, entry in entries.items():
+                expiries.schedule(key, entry[2])
+            orders.append([key for _ in range(5) for key, _ in expiries.take_due(at(60), 1, entries.get)])
+        assert orders == [[b"e", b"d", b"b", b"c", b"a"]] * 4
+
     def test_a_postponed_key_is_scheduled_again(self) -> None:
         expiries = ExpiryHeaps()
         expiries.schedule(b"k", 50)

@@ -90,7 +90,7 @@ class TestSurvey:
     def test_an_eviction_does_not_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Keyspace.survey, "__defaults__", (1,))
         space = keyspace(new_evictor())
-        assert space.take_victims(99, 9, (), (), NOW) == ([(b"a", 5), (b"b", 6), (b"c", 7)], 8)
+        assert space.take_victims(99, 9, (), (), NOW) == (found(b"a", b"b", b"c"), 8)
 
     def test_it_begins_again_when_most_that_could_be_evicted_is_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.keys.eviction._SLACK", 0)
@@ -107,7 +107,7 @@ class TestSurvey:
             space.check(STORED)
         assert not space.is_surveyed
         victims, size = space.take_victims(99, 9, (), (), NOW)
-        assert (sorted(victims), size) == ([(b"a", 5), (b"b", 6), (b"c", 7)], 8)
+        assert (sorted(victims), size) == (found(b"a", b"b", b"c"), 8)
 
 
 class TestCommit:

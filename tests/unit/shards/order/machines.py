@@ -211,9 +211,9 @@ class Cluster:
         longest = max((process.log for process in self.processes), key=len, default=[])
         for process in self.processes:
             assert process.log == longest[: len(process.log)], "logs differ"
-        self._check_groups([token for _, token in longest])
+        self.check_groups([token for _, token in longest])
 
-    def _check_groups(self, tokens: list[str]) -> None:
+    def check_groups(self, tokens: list[str]) -> None:
         assert len(set(tokens)) == len(tokens), "a group had effect twice"
         assert not self.withdrawn & set(tokens), "what was withdrawn had effect"
         done: dict[int, list[str]] = defaultdict(list)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from shards.order import messages
 from shards.order.membership import Clocks, Membership
+from shards.order.order import NameTaken
 from shards.order.proposer import Proposer
 from shards.order.replica import Replica
 from tests.effort import times
-from tests.unit.shards.order.machines import Cluster, play
+from tests.unit.shards.order.machines import Cluster, Machine, play
 from tests.unit.shards.order.mutants import Mutant, apply
 from tests.unit.shards.order.scenarios import SCENARIOS, play_scenario
 
@@ -148,6 +149,40 @@ def test_whatever_goes_wrong_no_invariant_is_broken(seed: int) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_rare_things_break_no_invariant(scenario: Callable[[Cluster], None]) -> None:
     play_scenario(scenario)
+
+
+@given(st.integers(0, 1 << 40))
+@settings(max_examples=times(20))
+def test_of_two_processes_with_one_name_the_last_to_begin_goes_on(seed: int) -> None:
+    """Whatever the two propose has effect at most once. (A lock keeps them from reading the same data.)"""
+    choice = random.Random(seed)
+    cluster = Cluster()
+    try:
+        cluster.settle()
+        first = cluster["a"]
+        twin = Machine(cluster, "a")
+        twin.kept, twin.log = list(first.machine.kept), list(first.machine.log)
+        twin.start()
+        assert twin.process
+        second, ended = twin.process, False
+        for _ in range(400):
+            cluster.now += choice.choice((0.0, 0.05))
+            process = choice.choice((first, second, cluster["b"], cluster["c"]))
+            if process is not first or not ended:
+                if process.proposer.in_flight < 5:
+                    process.propose(choice.choice((0, 30)))
+                try:
+                    process.turn(choice.choice((1, 50)))
+                except NameTaken:
+                    assert process is first
+                    ended = True
+            if cluster.stream.held:
+                cluster.stream.accept(choice.randrange(len(cluster.stream.held)), double=choice.random() < 0.2)
+            cluster.check_groups([token for _, token in cluster["b"].log])
+        assert ended and second.proposer.begun
+        twin.kill()
+    finally:
+        cluster.close()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -157,3 +157,21 @@ def test_what_is_done_once_waits_where_its_operation_would() -> None:
     lines.add(6, [once(Patch(b"k", b"{}")), Get(b"k", 1)])
     [unit] = lines.waiting.take_group(0, small=False)
     assert [part.operations for part in unit.split_patches()] == [[Get(b"k", 1)], [once(Patch(b"k", b"{}"))]]
+
+
+def test_late_messages_are_refused_also_while_no_group_is_taken() -> None:
+    lines = Lines()
+    lines.add(1, [Put(b"a", b"v")], deadline_ns=5)
+    lines.add(2, [Put(b"a", b"v")], deadline_ns=6)
+    lines.add(3, [Patch(b"a", b"{}")], deadline_ns=5)
+    lines.waiting.add(UnreadMessage(b"", b"its deadline is not known yet"))
+    lines.waiting.refuse_late(6)
+    assert [(unit.id, code) for unit, code in lines.refused] == [(1, "deadline_passed"), (3, "deadline_passed")]
+    assert len(lines.waiting) == 2
+
+
+def test_a_message_is_split_by_what_is_refused_of_it() -> None:
+    operations = [Put(b"a", b"1"), Delete(b"a"), Put(b"b", b"2")]
+    kept, refused = QueuedMessage(b"", 1, 10, operations, 100).split_refused([True, False, True])
+    assert (kept.operations, kept.places) == ([Delete(b"a")], [1])
+    assert (refused.operations, refused.places) == ([Put(b"a", b"1"), Put(b"b", b"2")], [0, 2])

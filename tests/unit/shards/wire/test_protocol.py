@@ -33,6 +33,7 @@ from shards.wire.protocol import (
     Operation,
     Outcome,
     Patch,
+    Placed,
     PrefixMarked,
     Put,
     PutEvent,
@@ -175,6 +176,19 @@ class TestGolden:
         assert protocol.decode_record(OUTCOMES_PAYLOAD) == ([EVENTS[1]], OUTCOMES)
         assert protocol.decode_events(OUTCOMES_PAYLOAD) == [EVENTS[1]]
         assert protocol.decode_record(EVENTS_PAYLOAD) == (EVENTS, [])
+
+    def test_a_place_in_the_order(self) -> None:
+        placed = Placed(300, 2, b"state")
+        payload = protocol.encode_events([EVENTS[1], *OUTCOMES, placed])
+        assert payload.endswith(b"\x94\x07\xcd\x01\x2c\x02\xc4\x05state")
+        assert protocol.decode_placed_record(payload) == ([EVENTS[1]], OUTCOMES, placed)
+        assert protocol.decode_record(payload) == ([EVENTS[1]], OUTCOMES)
+        assert protocol.decode_events(payload) == [EVENTS[1]]
+        assert protocol.decode_placed(protocol.encode_placed(placed)) == placed
+        with pytest.raises(ProtocolError, match="before another part"):
+            protocol.decode_record(protocol.encode_events([placed, EVENTS[1]]))
+        with pytest.raises(ProtocolError, match="a place in the order"):
+            protocol.decode_placed(b"\x90")
 
     def test_activity(self) -> None:
         assert protocol.encode_activity(ACTIVITY) == ACTIVITY_FRAME

@@ -108,6 +108,12 @@ def test_a_store_in_memory_is_not_backed_up_nor_checked(kvserver: Command, tmp_p
     assert "give --run-dir" in kvserver("stop", "--in-memory", "true").error
 
 
+def test_a_data_directory_is_told_from_a_backup(run: Run, kvserver: Command) -> None:
+    done = kvserver("check", run.store.data_dir)
+    assert (done.status, done.out) == (1, "")
+    assert f"kvserver check --data-dir {run.store.data_dir}" in done.error
+
+
 def test_without_a_server_or_a_store(kvserver: Command, tmp_path: Path) -> None:
     nothing = ["--data-dir", tmp_path / "nothing"]
     assert "no server runs on the store" in kvserver("stop", *nothing).error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -61,6 +64,7 @@ TAKEN = [
     get("/v1/kv?limit=2", "Accept: application/x-ndjson;q=0.5, application/json"),
     get("/v1/kv?limit=2", "Accept-Encoding: identity"),
     get("/v1/kv?limit=2", "X-Request-Id: mine"),
+    get("/v1/kv?limit=2", "Accept-Encoding: gzip"),
 ]
 LEFT = [
     listed(limit=101),
@@ -78,7 +82,6 @@ LEFT = [
     get("/v1/kv?prefix=a#b"),
     get("/v1/kv", LINES),
     get("/v1/kv?limit=2", LINES),
-    get("/v1/kv?limit=2", "Accept-Encoding: gzip"),
     get("/v1/kv?limit=2", "If-None-Match: *"),
     get("/v1/kv?limit=2", "Content-Length: 0"),
     put("/v1/kv?limit=2", b"x", method="GET"),
@@ -92,6 +95,19 @@ def test_small_lists_take_the_hot_path(filled: Roads) -> None:
     answers = same(filled, *TAKEN)
     assert answers.count(b"HTTP/1.1 200 OK") == len(TAKEN)
     assert [data for data in TAKEN if data not in filled.taken] == []
+
+
+@pytest.mark.parametrize(("coding", "decode"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
+@pytest.mark.parametrize("path", ["/v1/kv", "/v1/kv?prefix=large:1&values=true"])
+def test_pages_have_codings(filled: Roads, coding: str, decode: Callable[[bytes], bytes], path: str) -> None:
+    """Their bytes differ, as times do, but not their text, nor the order of their headers."""
+    asked = get(path, f"Accept-Encoding: {coding}")
+    hot, plain = (site.run(site.front.ask(asked)) for site in (filled.hot, filled.plain))
+    assert asked in filled.taken and list(hot.headers) == list(plain.headers)
+    assert hot.headers["content-encoding"] == plain.headers["content-encoding"] == coding
+    for site, answer in ((filled.hot, hot), (filled.plain, plain)):
+        assert answer.headers["content-length"] == str(len(answer.body))
+        assert decode(answer.body) == site.ask("GET", path).body
 
 
 def test_other_lists_are_left_to_the_ordinary_road(filled: Roads) -> None:

@@ -119,6 +119,20 @@ def test_what_proxies_and_tracers_say_is_split_off(block: bytes, forwarded: byte
     assert split_varying(block) == (b"\r\nHost: h\r\n", VaryingFields({}, forwarded, request_id, id_line))
 
 
+TRACING = [
+    *("X-Real-IP", "X-Request-Start", "traceparent", "tracestate", "baggage", "sentry-trace", "uber-trace-id"),
+    *("X-B3-TraceId", "X-B3-SpanId", "X-B3-ParentSpanId", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context"),
+    *("X-Correlation-Id", "CF-Ray", "CF-Connecting-IP"),
+]
+
+
+@pytest.mark.parametrize("name", TRACING)
+def test_what_changes_nothing_is_dropped_however_it_is_written(name: str) -> None:
+    for written in (name, name.lower(), name.upper()):
+        split = split_varying(f"\r\nHost: h\r\n{written}: a\r\n".encode())
+        assert split == (b"\r\nHost: h\r\n", NOTHING_VARIES)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["If-Match", "range", "Host", "Accept", "X-A"]), st.text("ab: ,\r\n\t", max_size=6)),
