@@ -211,6 +211,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
         reads=_enum_of(["linear", "local"]),
         member=_described(_BOOLEAN, "Whether the others wait for this machine before they show a change."),
         current=_described(_BOOLEAN, "Whether this machine may answer reads now; if not, they are 503 `not_current`."),
+        stopped=_described({"type": ["string", "null"]}, "Why this machine has stopped for good; null: it has not."),
         nodes=listed(
             record(
                 "A machine of the cluster.",

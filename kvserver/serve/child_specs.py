@@ -16,7 +16,7 @@ from kvserver.serve.cluster.processes import engine_argv, is_answering, order_ar
 from kvserver.serve.listening import Listeners
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, ProcessRow
-from shards.host.process import PARENT_VARIABLE
+from shards.host.process import NEEDS_A_PEER, PARENT_VARIABLE, STOPPED_FOR_GOOD
 from shards.host.settings import to_environ
 from shards.order import link
 
@@ -81,7 +81,8 @@ class ChildSpecs:
         """Return all shards, in the order of their numbers."""
         for index in range(self._settings.shards):
             argv = [sys.executable, "-m", "shards", "--index", str(index)]
-            yield Child(f"shard {index}", argv, self._shard_check(index), SHARDS, self.child_environ())
+            check, environ = self._shard_check(index), self.child_environ()
+            yield Child(f"shard {index}", argv, check, SHARDS, environ, final=(STOPPED_FOR_GOOD, NEEDS_A_PEER))
 
     def gateway(self) -> Child:
         """Return the gunicorn master of the feed gateways."""

@@ -18,7 +18,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Child:
         is_up: takes the pid and returns whether the process works; called on each pass until it returns True.
         stage: children are stopped stage by stage.
         after: the first start waits until all children of stages below this one are up; None: below its own stage.
+        final: exit statuses after which the child is not wanted any more.
         environ, pass_fds: as for subprocess.Popen.
         grace_s: seconds the child may take to exit after SIGTERM; then it is killed.
         pid: pid of the living process, or None.
@@ -87,6 +88,7 @@ class Child:
     pass_fds: Sequence[int] = ()
     grace_s: float = math.inf
     after: int | None = None
+    final: Collection[int] = ()
     pid: int | None = None
     up: bool = False
     ever_up: bool = False
@@ -140,6 +142,7 @@ class Child:
         self._process = self.pid = None
         self.failures = 0 if self.up else self.failures + 1
         self.up = False
+        self.wanted = self.wanted and self.status not in self.final
         self._start_at = now + self._backoff.after_life_of(now - self._started_at)
 
     def clear_group(self) -> None:

@@ -3,6 +3,9 @@
 A machine with an empty data directory can make its store only when it knows the store's id, its epoch and its first
 revision. So it waits for the order, and keeps what it learnt in the file `cluster` of the data directory: it follows
 that order and no other from then on, and later starts need not wait.
+
+If the order no longer has its first messages, the machine fetches the store of another one. So does a machine whose
+data directory says, by an empty directory `fetched`, that it was away for too long.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from kvserver.serve.cluster import fetching
 from kvserver.serve.cluster.files import setup_of
 from kvserver.serve.cluster.processes import engine_argv, order_argv
 from kvserver.settings import ServerSettings
@@ -55,6 +59,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         order, created_ns: which order the store follows.
         store, epoch, first_revision, nodes, limits: of its first message, see `shards.order.messages.Init`.
+        base: of an order that `kvserver cluster reset` has made: the sequence before its first message. That order has
+            no first message of this kind: the store of one machine stands for it. 0: of any other.
     """
 
     format: int = FORMAT
@@ -65,6 +71,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     first_revision: Revision
     nodes: tuple[Words, ...]
     limits: dict[str, int]
+    base: Annotated[int, Meta(ge=0)] = 0
 
     @classmethod
     def of(cls, identity: Identity, init: Init) -> Origin:
@@ -85,14 +92,18 @@ def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | Non
 
     May wait for the order. None: there is no cluster. Raises `CannotJoin`, `OSError`.
     """
-    kept = _read_origin(data_dir) if data_dir is not None else None
+    kept = read_origin(data_dir) if data_dir is not None else None
     if settings.node is None:
+        if data_dir is not None and (data_dir / fetching.DIRECTORY).exists():
+            raise CannotJoin(f"{data_dir} is of a machine of a cluster that begins anew: start it with --cluster")
         if kept is not None:
             raise CannotJoin(
                 f"the store in {data_dir} is of a cluster of {', '.join(kept.nodes)}: start it with --node and "
                 "--cluster, or make a store of your own of its backup"
             )
         return None
+    if data_dir is not None and (data_dir / fetching.DIRECTORY).exists():
+        kept = _fetch_store(settings, data_dir)
     if kept is None:
         if data_dir is not None and (data_dir / "manifest").exists():
             raise CannotJoin(
@@ -101,13 +112,17 @@ def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | Non
             )
         kept = _ask_order(settings)
         if data_dir is not None:
-            checksummed_json.write(kept, data_dir / NAME, data_dir / (NAME + ".new"))
+            if kept is None:
+                kept = _fetch_store(settings, data_dir)
+            write_origin(kept, data_dir)
+    assert kept is not None
     if settings.node not in kept.nodes:
         raise CannotJoin(f"--node is {settings.node}, but the machines of this cluster are {', '.join(kept.nodes)}")
     return kept
 
 
-def _read_origin(data_dir: Path) -> Origin | None:
+def read_origin(data_dir: Path) -> Origin | None:
+    """Return what the file in `data_dir` says; None: there is none. Raises `CannotJoin`, `OSError`."""
     try:
         text = checksummed_json.read(data_dir / NAME)
     except FileNotFoundError:
@@ -121,10 +136,53 @@ def _read_origin(data_dir: Path) -> Origin | None:
     return found
 
 
-def _ask_order(settings: ServerSettings) -> Origin:
-    """Wait for the first message of the order. Raises `CannotJoin`."""
+def write_origin(origin: Origin, data_dir: Path) -> None:
+    """Keep what the cluster agrees on. Raises `OSError`."""
+    checksummed_json.write(origin, data_dir / NAME, data_dir / (NAME + ".new"))
+
+
+def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
+    """Make `data_dir` the store of another machine; return what that knew of the cluster.
+
+    May be killed and called again. Raises `CannotJoin`, `OSError`.
+    """
+    log.warning("the order no longer has what this machine needs: it begins anew with the store of another machine")
+    place = data_dir / fetching.DIRECTORY
+    place.mkdir(mode=0o700, exist_ok=True)
+    with order_of(settings) as order:
+        identity = _open_at_the_end(order)
+        try:
+            fetching.fetch_store(order, data_dir)
+            origin = read_origin(place)
+            if origin is None or Identity(origin.order, origin.created_ns) != identity:
+                raise CannotJoin("the machine that gave its store follows another order: reset or wipe that one first")
+            fetching.restore_fetched(data_dir)
+        except (OrderError, fetching.FetchError) as error:
+            raise CannotJoin(str(error)) from None
+    write_origin(origin, data_dir)
+    fetching.forget_fetched(data_dir)
+    log.info("the store of another machine is here; what came since then follows")
+    return origin
+
+
+def _open_at_the_end(order: JetStreamOrder) -> Identity:
+    """Open the order, however long that takes. Raises `CannotJoin`."""
     said_at = time.monotonic()
-    with _order_of(settings) as order:
+    while True:
+        try:
+            return order.open(link.AT_THE_END, None, _TRY_S)
+        except OrderUnreachable as error:
+            if time.monotonic() >= said_at + _SAY_S:
+                said_at = time.monotonic()
+                log.warning("still waiting for the order of the cluster: %s", error)
+        except OrderError as error:
+            raise CannotJoin(str(error)) from None
+
+
+def _ask_order(settings: ServerSettings) -> Origin | None:
+    """Wait for the first message of the order; None: the order no longer has it. Raises `CannotJoin`."""
+    said_at = time.monotonic()
+    with order_of(settings) as order:
         while True:
             try:
                 return _read_first(order)
@@ -133,10 +191,7 @@ def _ask_order(settings: ServerSettings) -> Origin:
                     said_at = time.monotonic()
                     log.warning("still waiting for the order of the cluster: %s", error)
             except OrderTrimmed:
-                raise CannotJoin(
-                    "the order has forgotten its first messages, so an empty machine cannot begin with them: run "
-                    "`kvserver backup` on another machine of the cluster, and `kvserver restore --for-cluster` here"
-                ) from None
+                return None
             except (OrderError, UnknownLevel) as error:
                 raise CannotJoin(str(error)) from None
 
@@ -156,7 +211,7 @@ def _read_first(order: JetStreamOrder) -> Origin:
 
 
 @contextlib.contextmanager
-def _order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
+def order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
     """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
 
     Raises `ClusterError`, `OSError`.

@@ -22,6 +22,7 @@ from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish_tokens
 from kvserver.serve.bringup import Bringup, Run
+from kvserver.serve.cluster import fetching
 from kvserver.serve.joining import CannotJoin, Origin, find_origin
 from kvserver.serve.run_dir import RunDir, RunDirError
 from kvserver.serve.watch.housekeeping import Housekeeping
@@ -38,7 +39,7 @@ from shards.log.files import LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.log.recovery import Damaged, StillRunning, quiesce
 from shards.log.segments import Segments
-from shards.maps.build import discard_maps
+from shards.maps.build import discard_all_maps, discard_maps
 from shards.maps.directory.choose import choose_map_dir
 from shards.maps.directory.ownership import MapDirError
 from shards.maps.layout import MetaReader
@@ -56,6 +57,7 @@ IN_MEMORY_RETENTION = 64 << 20
 
 _OURS = {
     *("manifest", "manifest.new", "cluster", "cluster.new", "log", "locks", "snapshots", "maps", "engine"),
+    *("donation", fetching.DIRECTORY),
     "lost+found",
 }
 
@@ -97,6 +99,8 @@ class Store:
                 tokens = None if given.tokens is None else tokenfile.read_file(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
+                    if not self._manifest.epoch:  # new or restored: maps are of another log, whatever they say
+                        discard_all_maps(self.map_dir)
                     run = self._bringup(apart.read_meta).begin_run()
                     self._clock = run.clock
                     self.board = self._make_board(run)
@@ -115,6 +119,7 @@ class Store:
                         # Before the board is installed: no process may see a board without tokens.
                         publish_tokens(self.board, tokens)
                         self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
+                    self.board.note_stop("")
                     self.board.install()
             except OSError as error:
                 raise StoreError(explain_os_error(error, self._data_dir)) from error
@@ -263,6 +268,14 @@ class Store:
 
     # Going down.
 
+    def begin_anew(self) -> None:
+        """Have the next start fetch the store of another machine of the cluster. Raises `StoreError`."""
+        assert self._data_dir is not None
+        try:
+            (self._data_dir / fetching.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(explain_os_error(error, self._data_dir)) from error
+
     def close_log(self) -> None:
         """End the run cleanly: wait until no process appends, flush everything, and append a STOP record.
 
@@ -299,6 +312,9 @@ def make_data_dir(path: Path) -> None:
     """Create the data directory, or check that an existing one is usable. Raises `StoreError`, `OSError`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = {entry.name for entry in path.iterdir()}
+    if fetching.DIRECTORY in names:
+        (path / "locks").mkdir(mode=0o700, exist_ok=True)
+        return  # what is left of a store is replaced
     if restore.UNFINISHED in names:
         raise StoreError(f"a restore into {path} was not finished: repeat it (`kvserver restore`)")
     if archive.NAME in names or archive.UNFINISHED in names:

@@ -34,7 +34,7 @@ from kvserver.settings import ServerSettings
 from shards.host.board import BoardError
 from shards.host.fences import TESTED
 from shards.host.logs import configure_logging, report_fatal
-from shards.host.process import become_subreaper, notify_systemd
+from shards.host.process import NEEDS_A_PEER, become_subreaper, notify_systemd
 from shards.host.settings import SettingError, ignored_variables
 from shards.keys import last_use
 
@@ -72,6 +72,10 @@ class Failure(Exception):
     """The server cannot continue; the message says why."""
 
 
+class BeginsAnew(Exception):
+    """The store must be replaced by that of another machine of the cluster."""
+
+
 class Every:
     """An interval on a clock that the caller reads."""
 
@@ -107,7 +111,7 @@ class Supervisor:
         self._watch = StallWatch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
         self._watch_interval = Every(WATCH_S)
         self._new_workers = NewWorkers(self._board)
-        self._started_at, self._is_announced = time.monotonic(), False
+        self._started_at, self._is_announced, self._is_stopped = time.monotonic(), False, False
         self._scarcity = ScarcityRetry()
         self._run_dir_trouble = ""
         self._map_lock = store.map_dir / "lock"
@@ -135,7 +139,7 @@ class Supervisor:
             if not self._is_announced and self._children.all_up() and self._is_answering():
                 self._is_announced = True
                 self._announce_ready()
-            if not self._is_announced and slow_start.is_due(time.monotonic()):
+            if not self._is_announced and not self._is_stopped and slow_start.is_due(time.monotonic()):
                 missing = [child.name for child in self._children if not child.up]
                 log.warning("still waiting for: %s", ", ".join(missing) or "an answer over HTTP")
             self._signals.wait_for_signal(TURN_S)
@@ -149,6 +153,7 @@ class Supervisor:
             self._restore_run_dir()
         self._children.reap_and_start(now)
         self._publish_restarts()
+        self._heed_final_statuses()
         if self._board.log.broken:
             raise Failure(
                 "the log could not be flushed to the disk, so no further write may be acknowledged: see the kernel's "
@@ -160,6 +165,18 @@ class Supervisor:
             self._store.watch_clock()
             self._report_new_workers()
             self._scarcity.attempt("the check for stalled processes", lambda: self._kill_culprits(now))
+
+    def _heed_final_statuses(self) -> None:
+        """Say once that a shard of a cluster has stopped for good. Raises `BeginsAnew`."""
+        for shard in self._shards:
+            if shard.wanted or self._is_stopped:
+                continue
+            if shard.status == NEEDS_A_PEER:
+                raise BeginsAnew
+            self._is_stopped = True
+            log.critical(
+                "this machine has stopped: %s. Until it is started again it answers 503", self._board.read_stop()
+            )
 
     def _report_new_workers(self) -> None:
         if self._is_announced and self._settings.only is None:  # else their own supervisor tells
@@ -363,7 +380,10 @@ def _exit_at_once(*_: object) -> None:
 
 
 def run_server(settings: ServerSettings) -> int:
-    """Run the server until it is stopped. Returns the exit status: 0, or 1 after a message on standard error."""
+    """Run the server until it is stopped, anew if its store has to be replaced.
+
+    Returns the exit status: 0, or 1 after a message on standard error.
+    """
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
         log.warning("kvserver is not tested on this processor type (%s)", platform.machine())
@@ -380,11 +400,14 @@ def run_server(settings: ServerSettings) -> int:
         setup = setup_of(settings)
         raise_open_files()
         become_subreaper()
-        listeners = Listeners(settings)
-        try:
-            return _serve_store(settings, listeners, with_terminal, setup)
-        finally:
-            listeners.close()
+        while True:
+            listeners = Listeners(settings)
+            try:
+                return _serve_store(settings, listeners, with_terminal, setup)
+            except BeginsAnew:
+                log.debug("the store is replaced")
+            finally:
+                listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
         report_fatal(str(error))
         return 1
@@ -403,6 +426,11 @@ def _serve_store(
             store.start_threads()
             try:
                 supervisor.run()
+            except BeginsAnew:
+                supervisor.stop(orderly=False)
+                store.close_log()
+                store.begin_anew()
+                raise
             except (Failure, CannotStart, StoreError) as failure:
                 report_fatal(str(failure))
                 supervisor.stop(orderly=False)

@@ -52,7 +52,7 @@ class ReadingRule:
             return
         await self._wait_for(revision or self._board.last_revision())
         if not self._is_current():
-            raise NotCurrent("it has not heard of most of the cluster for a second")
+            raise NotCurrent(self._board.read_stop() or "it has not heard of most of the cluster for a second")
 
     async def reach(self, given: str) -> None:
         """Wait until this machine may show everything up to the revision that a `MIN_REVISION` header has.

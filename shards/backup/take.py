@@ -97,15 +97,26 @@ class StoppedStore:
         return self._end
 
 
-def back_up(source: BackupSource, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
+def back_up(
+    source: BackupSource,
+    target: Path,
+    version: str,
+    report: Report,
+    *,
+    segment: int = SEGMENT,
+    within: bool = False,
+) -> Archive:
     """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; describe the
     result.
+
+    `within`: `target` may lie in the data directory.
 
     Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
     is as it was before.
     """
     target = _see_that_it_is_ours(target)
-    _see_that_it_is_apart(target, source.data_dir)
+    if not within:
+        _see_that_it_is_apart(target, source.data_dir)
     with _new_target(target):
         return _copy_store(source, lambda secret: DirectoryCopy(target, secret, report), version, segment)
 

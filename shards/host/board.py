@@ -210,6 +210,9 @@ class _Rows(Generic[R]):
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
 
 
+_STOP_NOTE = "stopped"
+
+
 class Board:
     """The mapped table. The supervisor makes one with `create`; every other process maps it with `open`."""
 
@@ -289,6 +292,24 @@ class Board:
         except BaseException:
             os.close(fd)
             raise
+
+    def note_stop(self, reason: str) -> None:
+        """Say why this machine of a cluster has stopped for good, beside the board; empty: it has not.
+
+        Raises `OSError`.
+        """
+        path = self.path.with_name(_STOP_NOTE)
+        if reason:
+            path.write_text(reason)
+        else:
+            path.unlink(missing_ok=True)
+
+    def read_stop(self) -> str:
+        """Return why this machine of a cluster has stopped for good; empty: it has not."""
+        try:
+            return self.path.with_name(_STOP_NOTE).read_text(errors="replace")
+        except OSError:
+            return ""
 
     @property
     def id(self) -> int:

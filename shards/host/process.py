@@ -21,6 +21,10 @@ PARENT_VARIABLE = "KVSERVER_PARENT_PID"
 LARGE_BYTES = 256 << 10
 """Memory of this size and more goes back to the system as soon as it is freed, with `map_large_memory`."""
 
+STOPPED_FOR_GOOD, NEEDS_A_PEER = 65, 66
+"""Exit statuses of a shard of a cluster that must not be started again: because a person has to decide, as
+`Board.read_stop` says, or because the order no longer has what it needs next."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _M_MMAP_THRESHOLD = -3  # malloc.h of glibc

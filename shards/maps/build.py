@@ -98,6 +98,12 @@ def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
             path.unlink(missing_ok=True)
 
 
+def discard_all_maps(map_dir: Path) -> None:
+    """Remove all maps in `map_dir`: the store is new, or its log was replaced. What cannot be removed is left."""
+    for shard, generation in map_generations(map_dir):
+        _remove_map(map_path(map_dir, shard, generation))
+
+
 def identity_of(board: Board, shard: int) -> Identity:
     """Return the identity of a map of `shard` in the run that `board` shows."""
     facts = board.facts

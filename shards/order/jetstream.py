@@ -46,11 +46,11 @@ class JetStreamOrder:
         self._told: list[tuple[str, bytes]] = []
 
     def open(self, after: int, known: Identity | None, timeout_s: float = _OPEN_S) -> Identity:
-        """See `Order.open`."""
+        """See `Order.open`. `after` may be `link.AT_THE_END`."""
         self._disconnect()
         self._taken.clear()
         self._after, self._identity, self._failure = after, known, None
-        self._reach = Reach(1, after)
+        self._reach = Reach(1, max(after, 0))
         self._is_opening = True
         try:
             self._open(timeout_s)
@@ -223,6 +223,8 @@ class JetStreamOrder:
             self._reach = Reach(frame.first, max(frame.last, self._after))
         elif isinstance(frame, link.Opened):
             self._identity = Identity(frame.name, frame.created_ns)
+            if self._after == link.AT_THE_END:
+                self._after = frame.last
             self._reach = Reach(frame.first, max(frame.last, self._after))
             self._is_open = True
         else:

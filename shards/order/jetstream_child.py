@@ -125,7 +125,7 @@ class Follow:
             self._send(link.Failed.of(error))
             return
         self._identity = facts.identity
-        self._follower = stream.Follower(frame.after)
+        self._follower = stream.Follower(facts.last if frame.after == link.AT_THE_END else frame.after)
         self._looks = self._skips = 0
         self._send(link.Opened(*facts.identity, facts.first, facts.last))
         self._see(facts.last)

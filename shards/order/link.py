@@ -40,6 +40,10 @@ class _Frame(msgspec.Struct, array_like=True):
     """Base of all frames: an array that starts with a tag."""
 
 
+AT_THE_END: Final = -1
+"""In the place of `after`: follow from the end of the order on, whatever it has."""
+
+
 class Open(_Frame, tag=1):
     after: int
     name: str | None

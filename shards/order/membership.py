@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from shards.order.messages import LEVEL, Applied, Ask, Grant, In, Out, Tidings
+from shards.order.messages import LEVEL, Applied, Ask, Grant, In, Out
 from shards.order.replica import Effect, State
 
 ASK_S: Final = 0.25
@@ -131,7 +131,7 @@ class Membership:
             self.lease_until = now.after(LEASE_S)
         return Ask(entered, state.sequence, now.boot_s, now.real_s, wall_ms, spare, LEVEL, *checkpoint)
 
-    def hear(self, node: str, tidings: Tidings, now: Clocks, state: State) -> Grant | None:
+    def hear(self, node: str, tidings: Ask | Grant | Applied, now: Clocks, state: State) -> Grant | None:
         """Follow what another node has told; return the grant that is to be told, if one is."""
         if node == self.node or node not in state.nodes:
             return None

@@ -25,8 +25,11 @@
     1 Ask      entered, applied, boot_s, real_s, wall_ms, spare, level, sequence, hash
     2 Grant    to, entered, boot_s, real_s                  to whom, and from its Ask
     3 Applied  sequence                                     what the sender has applied
+    4 Want     transfer u64, name, offset u64               of a backup, which the sender needs
+    5 Piece    transfer u64, name, offset u64, piece, problem   what was wanted, or why it cannot be had
 
-Sequences are of the order. What cannot be read is dropped.
+Sequences are of the order. `transfer` is a random number of the machine that begins anew. What cannot
+be read is dropped.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ GROUP_BYTES: Final = MESSAGE_BYTES * MOST_PARTS
 NODE_PATTERN: Final = r"^[a-z0-9-]{1,32}\Z"
 """What the name of a node is: 1 to 32 of a-z, 0-9 and the hyphen."""
 MOST_NODES: Final = 5
+PIECE_BYTES: Final = 128 << 10
+"""Of a file of a backup, in one `Piece`."""
 
 Node = Annotated[str, Meta(pattern=NODE_PATTERN)]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -166,7 +171,38 @@ class Applied(_Wire, tag=3):
     sequence: Number
 
 
-Tidings = Ask | Grant | Applied
+class Want(_Wire, tag=4):
+    """The sender begins anew, and wants `PIECE_BYTES` of a file of the backup that the receiver takes for it.
+
+    Attributes:
+        transfer: names the backup: the first `Want` with it makes the receiver take one.
+        name: of a file; empty: a `Contents` of it.
+        offset: in the file.
+    """
+
+    transfer: Number
+    name: Words
+    offset: Number
+
+
+class Piece(_Wire, tag=5):
+    """Answers a `Want`, whose first three fields these are; `problem` is not empty if there is no piece, and says
+    why."""
+
+    transfer: Number
+    name: Words
+    offset: Number
+    piece: bytes
+    problem: str = ""
+
+
+class Contents(msgspec.Struct, array_like=True):
+    """The files of a backup, by name, with their sizes."""
+
+    files: dict[str, int]
+
+
+Tidings = Ask | Grant | Applied | Want | Piece
 
 
 class Received(NamedTuple):

@@ -20,6 +20,7 @@ LOG, OUT, TELL, ASK = "kv.log", "kv.out", "kv.tell", "kv.ask"
 """The beginnings of the subjects."""
 INFO: Final = f"$JS.API.STREAM.INFO.{NAME}"
 CREATE: Final = f"$JS.API.STREAM.CREATE.{NAME}"
+DELETE: Final = f"$JS.API.STREAM.DELETE.{NAME}"
 PURGE: Final = f"$JS.API.STREAM.PURGE.{NAME}"
 DIRECT: Final = f"$JS.API.DIRECT.GET.{NAME}"
 MAX_BYTES: Final = 8 << 30
@@ -145,7 +146,7 @@ class StreamFacts:
     def check_place(self, after: int, known: Identity | None) -> None:
         """Check that one who has got the messages up to `after`, of `known`, can go on.
 
-        Raises `OrderLost` and `OrderTrimmed`.
+        A negative `after`: it needs none of them. Raises `OrderLost` and `OrderTrimmed`.
         """
         if known is not None and known != self.identity:
             raise OrderLost(
@@ -157,12 +158,12 @@ class StreamFacts:
                 f"the stream {NAME} ends at message {self.last}, but this machine has got message {after} from it: the "
                 f"engine has lost the end; {WHAT_HELPS}"
             )
-        if self.first > after + 1:
+        if after >= 0 and self.first > after + 1:
             raise OrderTrimmed(after, self.first)
 
 
-def new_stream(replicas: int, max_bytes: int = MAX_BYTES) -> bytes:
-    """Make the request that creates the stream."""
+def new_stream(replicas: int, max_bytes: int = MAX_BYTES, first: int = 1) -> bytes:
+    """Make the request that creates the stream, whose first message has the sequence `first`."""
     return msgspec.json.encode(
         {
             "name": NAME,
@@ -171,6 +172,7 @@ def new_stream(replicas: int, max_bytes: int = MAX_BYTES) -> bytes:
             "retention": "limits",
             "discard": "old",
             "max_bytes": max_bytes,
+            **({} if first == 1 else {"first_seq": first}),
             "num_replicas": replicas,
             "duplicate_window": _SECOND_NS // 10,  # the smallest: sessions find duplicates
             "allow_direct": True,

@@ -7,6 +7,7 @@
 - `writer`: decides, logs, flushes and applies a group, in this order.
 - `sockets`: the ends of the wire: requests in, replies and events out.
 - `loop`: takes messages, has them written, replies and publishes; and the start and the end of all that.
+- `donor`: gives another machine a backup of the store, in pieces.
 - `following`: a machine's part in the order of a cluster: decides its messages, and shows what all members have.
 - `clustered`: the loop of a shard whose groups travel through such an order.
 """

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from shards.host.board import Board
+from shards.host.process import NEEDS_A_PEER, STOPPED_FOR_GOOD
 from shards.keys.budget import Starved
 from shards.order.messages import UnknownLevel
-from shards.order.order import Order, OrderError, OrderUnreachable
+from shards.order.order import NotDurable, Order, OrderError, OrderTrimmed, OrderUnreachable
 from shards.server.following import Following
 from shards.server.loop import ShardServer
 from shards.server.request_queue import QueuedMessage
@@ -56,6 +57,7 @@ class ClusteredServer(ShardServer):
         self._in_flight: dict[int, list[QueuedMessage]] = {}  # by ticket
         self._late_at = self._note_at = 0.0  # when they are due, by time.monotonic()
         self._is_reported = False
+        self._last_status = 1
         self.sockets.wake_by(order.fileno())
 
     def run_turn(self, wait_s: float) -> None:
@@ -63,6 +65,21 @@ class ClusteredServer(ShardServer):
 
         Raises `LogError`, `MapFull`, `OrderError`, `UnknownLevel`, `RunOver`: the process must end.
         """
+        try:
+            self._run_turn(wait_s)
+        except OrderTrimmed:
+            self._last_status = NEEDS_A_PEER
+            raise
+        except (OrderError, UnknownLevel) as error:
+            self._last_status = STOPPED_FOR_GOOD
+            self.board.note_stop(str(error))
+            raise
+
+    def run(self) -> int:
+        """See `ShardServer.run`. The exit status is another one if this process must not be started again."""
+        return super().run() and self._last_status
+
+    def _run_turn(self, wait_s: float) -> None:
         arrived = self._receive_messages()
         if self.following.is_open or self._open_order():
             arrived = self.following.turn() or arrived
@@ -86,13 +103,13 @@ class ClusteredServer(ShardServer):
         """Try to open the order; whether it is open now. Raises `OrderError` if trying again cannot help."""
         try:
             self.following.open(_OPEN_S)
-        except OrderUnreachable as error:
+        except (OrderUnreachable, NotDurable) as error:
             if not self._is_reported:
-                log.warning("the order of the cluster cannot be reached, will retry: %s", error)
+                log.warning("the order of the cluster cannot be followed yet, will retry: %s", error)
             self._is_reported = True
             return False
         if self._is_reported:
-            log.info("the order of the cluster is reached")
+            log.info("the order of the cluster is followed")
         self._is_reported = False
         return True
 

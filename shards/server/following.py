@@ -17,6 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from shards.host.board import NONE, Board
@@ -26,10 +27,11 @@ from shards.log.records import OrderPosition
 from shards.maps.owner import MapOwner
 from shards.order.history import Histories
 from shards.order.membership import Clocks, Membership
-from shards.order.messages import Ask, Batch, In, decode_tidings, encode_tidings
+from shards.order.messages import Ask, Batch, In, Piece, Want, decode_tidings, encode_tidings
 from shards.order.order import Identity, Order, OrderError
 from shards.order.proposer import Proposer
 from shards.order.replica import Effect, Replica, State, decode_state, encode_state
+from shards.server.donor import Donor
 from shards.server.writer import Writer
 from shards.wire.clock import Now
 from shards.wire.errors import ProtocolError
@@ -122,6 +124,7 @@ class Following:
         self.proposer = Proposer(self._node, session, known.session if known else 0)
         self.membership = Membership(self._node, session, read_clocks())
         self.histories = Histories()
+        self._donor = Donor(Path(board.facts.data_dir))
         self._answers: dict[int, Answer] = {}  # by ticket
         self._unshown: deque[Unshown] = deque()
         self._noted = state.sequence  # by the last ORDER record
@@ -238,6 +241,7 @@ class Following:
 
     def close(self) -> None:
         """Stop following."""
+        self._donor.drop()
         self._board.order.lease_until = 0 if self._is_linear else NONE
         self.order.close()
 
@@ -245,7 +249,10 @@ class Following:
 
     def _hear(self, node: str, payload: bytes, clocks: Clocks) -> None:
         tidings = decode_tidings(payload)
-        if tidings is None:
+        if tidings is None or isinstance(tidings, Piece):
+            return
+        if isinstance(tidings, Want):
+            self.order.ask(node, encode_tidings(self._donor.answer(node, tidings, time.monotonic())))
             return
         grant = self.membership.hear(node, tidings, clocks, self.state)
         if grant is not None:
@@ -327,6 +334,7 @@ class Following:
 
     def show_health(self) -> None:
         """Show on the board what is known of the other machines. To be called once a second."""
+        self._donor.look(time.monotonic())
         words, now, peers = self._board.order, read_clocks(), self.membership.peers
         heard = {node for node, health in peers.items() if now.is_before(health.heard.after(HEARD_S))}
         words.heard = _bits(self.state.nodes, heard | {self._node})

@@ -48,7 +48,7 @@ class Servers:
             list(pool.map(Server.start, [self[node] for node in nodes]))
 
 
-def create_order(engines: Engines, limits: dict[str, int] | None = None) -> None:
+def create_order(engines: Engines, limits: dict[str, int] | None = None, max_bytes: int = 1 << 30) -> None:
     """Make the stream, with its first message."""
     first = encode_init(init_of("0123abcd", EPOCH, FIRST, NODES, limits or {}))
     subprocess.run(
@@ -60,7 +60,7 @@ def create_order(engines: Engines, limits: dict[str, int] | None = None) -> None
                 "--create",
                 "3",
                 "--max-bytes",
-                str(1 << 30),
+                str(max_bytes),
                 "--run-dir",
                 ".",
                 "--node",
@@ -76,13 +76,13 @@ def create_order(engines: Engines, limits: dict[str, int] | None = None) -> None
 
 
 @contextmanager
-def cluster(*settings: str) -> Iterator[Servers]:
-    """Three servers that are ready."""
+def cluster(*settings: str, max_bytes: int = 1 << 30) -> Iterator[Servers]:
+    """Three servers that are ready; the order keeps `max_bytes` of messages."""
     place = Path(tempfile.mkdtemp(prefix="kv-"))
     try:
         with ExitStack() as stack:
             engines = stack.enter_context(Engines(place / "engines"))
-            create_order(engines)
+            create_order(engines, max_bytes=max_bytes)
             made = Servers(engines, place, settings)
             for server in made.all:
                 stack.callback(server.close)

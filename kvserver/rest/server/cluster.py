@@ -20,6 +20,7 @@ def describe_cluster(board: Board) -> dict[str, Any] | None:
         "reads": facts.reads,
         "member": words.entered > 0,
         "current": is_current(board),
+        "stopped": board.read_stop() or None,
         "nodes": [
             {"name": node, "member": bool(members >> index & 1), "reachable": bool(heard >> index & 1)}
             for index, node in enumerate(nodes)
@@ -47,6 +48,8 @@ def find_obstacle(board: Board) -> str | None:
     """Return why a machine of a cluster is not ready; None: it is, or there is no cluster."""
     if not board.facts.node:
         return None
+    if stopped := board.read_stop():
+        return f"this machine has stopped: {stopped}"
     if not board.order.entered:
         return "this machine is not in its cluster yet: it has not caught up, or most of the others are not there"
     if not is_current(board):

@@ -4,5 +4,6 @@
 - `engine_config`: the configuration of the engine; pure.
 - `files`: the secret, and the files that engine and order are started with.
 - `processes`: the command lines of both.
+- `fetching`: fetches the store of another machine.
 - `run_engine`: starts nats-server in the place of its own process.
 """
