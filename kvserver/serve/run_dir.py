@@ -20,7 +20,7 @@ from kvserver.serve.cluster.files import USER_FILE
 from shards.files import locks
 from shards.files.kept_file import inode_of
 from shards.files.safe_files import read_regular
-from shards.host.board import Board, BoardError
+from shards.host.board import STOP_NOTE, Board, BoardError
 from shards.host.settings import default_run_dir
 from shards.keys import last_use
 from shards.wire.errors import what_helps
@@ -34,7 +34,7 @@ _SOCKETS = (
     *("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity"),
     *("gateway.sock", "gateway.reload", "order.sock"),
 )
-_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, USER_FILE, _BOARD)  # each may also exist as `.new`
+_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, USER_FILE, STOP_NOTE, _BOARD)  # each may also exist as `.new`
 _OURS = re.compile(
     r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)|"
     rf"order\.sock|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
@@ -146,6 +146,7 @@ class RunDir:
             cuts.FILE,
             last_use.NAME,
             USER_FILE,
+            STOP_NOTE,
             *(f"{name}.new" for name in _FILES),
         ):
             for path in self.path.glob(pattern):

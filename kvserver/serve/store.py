@@ -226,6 +226,7 @@ class Store:
             nodes="" if origin is None else ",".join(origin.nodes),
             order_name="" if origin is None else origin.order,
             order_created_ns=0 if origin is None else origin.created_ns,
+            order_base=0 if origin is None else origin.base,
         )
         path = self._run_dir.path / "board"
         try:

@@ -233,7 +233,7 @@ class Supervisor:
         board, restarts = self._board, self._children.restarts
         board.log.restarts = restarts.total()
         for row, child in zip(board.shards, self._shards, strict=False):
-            row.given_up, row.restarts = int(child.given_up), restarts[child.name]
+            row.given_up, row.restarts = int(child.given_up or child.status in child.final), restarts[child.name]
         for name in board.exporter.OTHERS:
             board.exporter.publish_restarts(name, restarts[name])
 

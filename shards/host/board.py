@@ -36,7 +36,7 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -113,6 +113,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         reads: `linear` or `local`.
         nodes: the names of the machines of the cluster, in alphabetical order, separated by commas.
         order_name, order_created_ns: which order the store follows.
+        order_base: the sequence before the first message of that order, if its history began with what a machine had
+            of one that was lost; 0: it did not.
     """
 
     version: str
@@ -143,6 +145,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     nodes: str = ""
     order_name: str = ""
     order_created_ns: int = 0
+    order_base: int = 0
 
 
 def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
@@ -210,7 +213,8 @@ class _Rows(Generic[R]):
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
 
 
-_STOP_NOTE = "stopped"
+STOP_NOTE: Final = "stopped"
+"""The file beside the board that says why this machine of a cluster has stopped for good."""
 
 
 class Board:
@@ -298,7 +302,7 @@ class Board:
 
         Raises `OSError`.
         """
-        path = self.path.with_name(_STOP_NOTE)
+        path = self.path.with_name(STOP_NOTE)
         if reason:
             path.write_text(reason)
         else:
@@ -307,7 +311,7 @@ class Board:
     def read_stop(self) -> str:
         """Return why this machine of a cluster has stopped for good; empty: it has not."""
         try:
-            return self.path.with_name(_STOP_NOTE).read_text(errors="replace")
+            return self.path.with_name(STOP_NOTE).read_text(errors="replace")
         except OSError:
             return ""
 

@@ -4,7 +4,8 @@ It follows the stream by what the servers republish, and fetches what does not c
 it hands to the shard has no gaps, and was held by most servers before. It keeps nothing: when it starts anew, the shard
 says where it is.
 
-`--create N` makes the stream, with N replicas and the first message that standard input holds, and ends.
+`--create N` makes the stream, with N replicas and the first message that standard input holds, and ends. With
+`--first S` it replaces the stream by an empty one whose first message will have the sequence S.
 """
 
 from __future__ import annotations
@@ -300,20 +301,27 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 async def create(options: argparse.Namespace) -> None:
-    """Make the stream, and put its first message into it. Raises `OrderError` if there is one with messages."""
+    """Make the stream, and put its first message into it. Raises `OrderError` if there is one with messages.
+
+    With `--first` one that is there is deleted, and no message is put into the new one.
+    """
     engine = Engine(options)
     await _keep_trying(engine.connect)
     first = sys.stdin.buffer.read()
     end = asyncio.get_running_loop().time() + _CREATE_S
-    problem = ""
+    problem, sequence = "", options.first
     while asyncio.get_running_loop().time() < end:
         try:
-            facts = stream.read_info(
-                await engine.request(stream.CREATE, stream.new_stream(options.create, options.max_bytes), 5.0)
-            )
-            if facts.last:
+            if sequence > 1:
+                await engine.request(stream.DELETE, b"", 5.0)  # its answer may be that there is none
+            request = stream.new_stream(options.create, options.max_bytes, sequence)
+            facts = stream.read_info(await engine.request(stream.CREATE, request, 5.0))
+            if facts.last >= sequence:
                 raise OrderError(f"there is a stream {stream.NAME} already, with {facts.last} messages")
             await engine.check_flushing(facts.servers)
+            if sequence > 1:
+                await engine.client.close()
+                return
             headers = {"Nats-Expected-Last-Sequence": "0"}
             reply = await engine.client.request(f"{stream.LOG}.{options.node}", first, timeout=5, headers=headers)
             if stream.is_refusal(reply.headers, reply.data):
@@ -349,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("tls-ca", "tls-cert", "tls-key"):
         parser.add_argument(f"--{name}", default="", help="A file in PEM.")
     parser.add_argument("--create", type=int, default=0, metavar="N", help="Make the stream, and end.")
+    parser.add_argument("--first", type=int, default=1, metavar="S", help="Replace the stream by an empty one.")
     parser.add_argument("--max-bytes", type=int, default=stream.MAX_BYTES, help="Of the stream to be made.")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text", choices=logs.FORMATS)

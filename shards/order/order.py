@@ -69,7 +69,10 @@ class OrderTrimmed(OrderError):
         self.after, self.first = after, first
 
 
-WHAT_HELPS: Final = "begin a new cluster with what this machine has: see `When the order is lost` in the manual"
+WHAT_HELPS: Final = (
+    "run `kvserver cluster reset --from-this-machine` on the machine that has come furthest; where that was done, "
+    "remove everything but `engine` from this machine's data directory, and start it again"
+)
 """The end of what is said about an order that is lost."""
 
 

@@ -119,6 +119,11 @@ def decode_state(data: bytes) -> State:
         raise StateError(f"the state of the order cannot be read: {error}") from None
 
 
+def begin_again(state: State, base: int, init: Init) -> State:
+    """Return the state with which a new order begins behind `base`, where `state` was reached in one that is lost."""
+    return State(base, state.time_ms, state.level, state.hash, init)
+
+
 class Effect(NamedTuple):
     """What a message does.
 

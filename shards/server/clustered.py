@@ -19,6 +19,8 @@ from typing import Final
 from shards.host.board import Board
 from shards.host.process import NEEDS_A_PEER, STOPPED_FOR_GOOD
 from shards.keys.budget import Starved
+from shards.log.files import LogError
+from shards.maps.layout import MapFull
 from shards.order.messages import UnknownLevel
 from shards.order.order import NotDurable, Order, OrderError, OrderTrimmed, OrderUnreachable
 from shards.server.following import Following
@@ -74,6 +76,9 @@ class ClusteredServer(ShardServer):
             self._last_status = STOPPED_FOR_GOOD
             self.board.note_stop(str(error))
             raise
+        except (LogError, MapFull) as error:
+            self.board.note_stop(f"{error}; it tries again every few seconds")
+            raise
 
     def run(self) -> int:
         """See `ShardServer.run`. The exit status is another one if this process must not be started again."""
@@ -108,6 +113,7 @@ class ClusteredServer(ShardServer):
                 log.warning("the order of the cluster cannot be followed yet, will retry: %s", error)
             self._is_reported = True
             return False
+        self.board.note_stop("")
         if self._is_reported:
             log.info("the order of the cluster is followed")
         self._is_reported = False

@@ -27,10 +27,10 @@ from shards.log.records import OrderPosition
 from shards.maps.owner import MapOwner
 from shards.order.history import Histories
 from shards.order.membership import Clocks, Membership
-from shards.order.messages import Ask, Batch, In, Piece, Want, decode_tidings, encode_tidings
+from shards.order.messages import Ask, Batch, In, Piece, Want, decode_tidings, encode_tidings, init_of
 from shards.order.order import Identity, Order, OrderError
 from shards.order.proposer import Proposer
-from shards.order.replica import Effect, Replica, State, decode_state, encode_state
+from shards.order.replica import Effect, Replica, State, begin_again, decode_state, encode_state
 from shards.server.donor import Donor
 from shards.server.writer import Writer
 from shards.wire.clock import Now
@@ -116,6 +116,10 @@ class Following:
         self._board, self._log, self._map, self._writer = board, log, map, writer
         self._node, self._is_linear = board.facts.node, board.facts.reads == "linear"
         place = map.place_in_order() or Placed(1, 0, encode_state(State()))
+        base = board.facts.order_base
+        is_new = base >= place.sequence  # the store was decided by an order that is lost
+        if is_new:
+            place = Placed(base, 0, encode_state(self._begin_again(decode_state(place.state))))
         self._resumed_at, self._resumed_done = place.sequence, place.done
         self._state_before = place.state
         self.replica = Replica(decode_state(place.state))
@@ -127,14 +131,23 @@ class Following:
         self._donor = Donor(Path(board.facts.data_dir))
         self._answers: dict[int, Answer] = {}  # by ticket
         self._unshown: deque[Unshown] = deque()
-        self._noted = state.sequence  # by the last ORDER record
+        self._noted = 0 if is_new else state.sequence  # by the last ORDER record
         self._expiry: int | None = None  # ticket of the last `Expire` that was proposed
         self._leaves = False
         lsn, following = board.history()
         if board.watermark()[1] < following - 1:  # of a former process, or run: others may lack it
             at = place.sequence if place.done else place.sequence - 1
             self._unshown.append(Unshown(at, lsn, following - 1))
+        if is_new:  # before another machine can get a backup of this one
+            self.note_position()
         self._show_progress()
+
+    def _begin_again(self, state: State) -> State:
+        """Return the state in which an order that `kvserver cluster reset` has made begins."""
+        facts = self._board.facts
+        limits = {"max_value": facts.max_value, **({"max_memory": facts.max_memory} if facts.max_memory else {})}
+        init = init_of(facts.store, facts.epoch, facts.first_revision, facts.nodes.split(","), limits)
+        return begin_again(state, facts.order_base, init)
 
     @property
     def state(self) -> State:

@@ -26,7 +26,7 @@ def put(server: Server, key: str, value: str) -> int:
 
 def get(server: Server, path: str) -> httpx.Response:
     with server.client() as client:
-        return client.get(path)
+        return client.get(path, headers={"Accept": "application/json"})
 
 
 def until_ready(*servers: Server) -> None:

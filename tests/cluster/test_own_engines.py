@@ -68,7 +68,7 @@ def test_an_engine_that_dies_is_started_again_and_an_order_that_is_lost_is_not_r
             shutil.rmtree(server.data_dir / "engine" / "jetstream")
         for server in servers.all:
             server.spawn()
-        wait_for(lambda: "see `When the order is lost`" in first.log(), "that the order is lost", 90)
+        wait_for(lambda: "`kvserver cluster reset --from-this-machine`" in first.log(), "that the order is lost", 90)
         for server in servers.all:
             server.kill()
         backup, alone = first.data_dir.parent / "backup", first.data_dir.parent / "alone"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kvserver.commands.cluster import demo, init, secret, status
+from kvserver.commands.cluster import demo, init, reset, secret, status
 from kvserver.commands.options import setting_options
 from kvserver.commands.parts.command import ClientCommand
 from shards.host.settings import size
@@ -32,15 +32,22 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+_MAX_BYTES = click.Option(
+    ["--max-bytes"],
+    type=_Size(),
+    metavar="BYTES",
+    help="What the stream keeps for machines that were away; older messages are dropped. Default: 8 GiB.",
+)
 _INIT = (
     click.Option(["--nodes"], metavar="NAMES", help="Machines, with commas, where the engines run already."),
-    click.Option(
-        ["--max-bytes"],
-        type=_Size(),
-        metavar="BYTES",
-        help="What the stream keeps for machines that were away; older messages are dropped. Default: 8 GiB.",
-    ),
+    _MAX_BYTES,
     *setting_options(*init.SETTINGS),
+)
+_RESET = (
+    click.Option(["--from-this-machine"], is_flag=True, help="Yes: what this machine does not have may be lost."),
+    click.Option(["--although-followed"], is_flag=True, help="Even if another machine follows the order."),
+    _MAX_BYTES,
+    *setting_options(*reset.SETTINGS),
 )
 
 COMMAND = click.Group(
@@ -56,5 +63,6 @@ COMMAND = click.Group(
         ),
         ClientCommand("status", status.show_machines, help=status.HELP),
         click.Command("init", callback=init.begin_order, params=list(_INIT), help=init.HELP),
+        click.Command("reset", callback=reset.begin_again, params=list(_RESET), help=reset.HELP),
     ],
 )

@@ -79,12 +79,30 @@ def create_order(
         limits["max_memory"] = settings.max_memory
     revision = first_revision(0, time.time_ns() // 1_000_000)
     first = init_of(secrets.token_hex(16), new_epoch(), revision, sorted(nodes), limits)
+    return create_stream(setup, settings, len(nodes), max_bytes, encode_init(first), quietly=quietly)
+
+
+def create_stream(
+    setup: ClusterSetup,
+    settings: ServerSettings,
+    replicas: int,
+    max_bytes: int | None,
+    message: bytes = b"",
+    *,
+    first: int = 1,
+    quietly: bool = False,
+) -> int:
+    """Make the stream, with a first message; return the exit status of what does it. Raises `OSError`.
+
+    `first`: above 1, the sequence of its first message, which is not made: the stream replaces the one there is.
+    """
     with tempfile.TemporaryDirectory(prefix="kvserver-init-") as place:
-        argv = [*order_argv(setup, settings, Path(place)), "--create", str(len(nodes))]
+        argv = [*order_argv(setup, settings, Path(place)), "--create", str(replicas)]
+        argv += [] if first == 1 else ["--first", str(first)]
         argv += [] if max_bytes is None else ["--max-bytes", str(max_bytes)]
         return subprocess.run(
             argv,
-            input=encode_init(first),
+            input=message,
             env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
             stderr=subprocess.DEVNULL if quietly else sys.stderr,
             check=False,
