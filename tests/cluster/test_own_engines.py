@@ -87,28 +87,10 @@ def test_a_port_that_another_has_is_said_at_once(tmp_path: Path) -> None:
     secret.chmod(0o600)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1] - MONITOR_OFFSET
+        command = f"serve --node a --cluster a=127.0.0.1:{port} --port 0 --metrics-port 0".split()
+        paths = ["--cluster-secret", str(secret), "--data-dir", str(tmp_path / "data")]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "kvserver",
-                "serve",
-                "--node",
-                "a",
-                "--cluster",
-                f"a=127.0.0.1:{port}",
-                "--cluster-secret",
-                secret,
-                "--data-dir",
-                tmp_path / "data",
-                "--port",
-                "0",
-                "--metrics-port",
-                "0",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
+            [sys.executable, "-m", "kvserver", *command, *paths], capture_output=True, text=True, timeout=60
         )
     assert done.returncode == 1
     assert f"it needs the ports {port}, {port + 2000}, {port + 4000} for itself" in done.stderr

@@ -36,7 +36,7 @@ def test_loopback(host: str, is_loopback: bool) -> None:
     ["", ":1", "h:", "h:0", f"h:{LARGEST_PORT + 1}", "h:x", "h:1:2", "[::1", "[::1]x", "[]", 'h"', "h /x", "u@h"],
 )
 def test_what_is_no_address(place: str) -> None:
-    with pytest.raises(ValueError, match="expected (the address|a port)"):
+    with pytest.raises(ValueError, match=r"expected (the address|a port)"):
         parse_machines(f"a=10.0.0.1,b={place},c=10.0.0.3")
 
 
