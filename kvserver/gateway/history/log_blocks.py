@@ -63,9 +63,10 @@ class LogBlocks:
     def was_given_out(self, revision: int) -> bool:
         """Whether `revision` is a place of this history. May switch. Raises `Overtaken`, `LogError`.
 
-        All of this run's are, up to its end; of those of earlier runs the log says.
+        All of this run's are, up to its end; of those of earlier runs the log says. In a cluster all are: its history
+        goes on over all runs, and other machines show of it what this one may not show yet.
         """
-        if revision >= self._board.facts.first_revision - 1:
+        if self._board.facts.node or revision >= self._board.facts.first_revision - 1:
             return True
         known = self._given_out.get(revision)
         if known is None:

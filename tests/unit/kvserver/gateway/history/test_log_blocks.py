@@ -53,7 +53,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 @pytest.fixture
 def blocks(log: Log) -> LogBlocks:
-    board: Any = SimpleNamespace(log=log, facts=SimpleNamespace(first_revision=FIRST))
+    board: Any = SimpleNamespace(log=log, facts=SimpleNamespace(first_revision=FIRST, node=""))
     reader: Any = log
     end = Position(log.records[-1].end, log.records[-1].revision)
     return LogBlocks(board, reader, Counter(), lambda: end)
@@ -91,6 +91,14 @@ def test_which_revisions_were_given_out(log: Log, blocks: LogBlocks) -> None:
     log.trim(12)
     with pytest.raises(Overtaken):
         blocks.was_given_out(93)
+
+
+def test_in_a_cluster_all_are_places_whatever_this_machine_may_show_yet(log: Log) -> None:
+    """A machine that starts again may not show the end of its own log before the others have told that they have it."""
+    board: Any = SimpleNamespace(log=log, facts=SimpleNamespace(first_revision=FIRST + 30, node="a"))
+    reader: Any = log
+    blocks = LogBlocks(board, reader, Counter(), lambda: Position(log.records[5].end, log.records[5].revision))
+    assert all(blocks.was_given_out(revision) for revision in (FIRST, FIRST + 20, FIRST + 40)) and not log.reads
 
 
 def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch, blocks: LogBlocks) -> None:
