@@ -56,11 +56,10 @@ IDEMPOTENCY_KEY: Final = Header(
     "but answered as the first time.",
 )
 
-MIN_REVISION: Final = Header(
+MIN_REVISION: Final = _text_header(
     "KV-Min-Revision",
-    _REVISION,
     "In a cluster: answer only what is at least as new as this revision, which another machine has told. Waits for a "
-    "second at most, then the answer is 503 `not_current`.",
+    "second at most, then the answer is 503 `not_current`. A server that is alone ignores it.",
 )
 
 CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)

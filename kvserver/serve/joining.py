@@ -27,8 +27,9 @@ import msgspec
 from msgspec import Meta
 
 from kvserver.serve.cluster import fetching
+from kvserver.serve.cluster.addresses import MONITOR_OFFSET, ROUTE_OFFSET, Machine
 from kvserver.serve.cluster.files import setup_of
-from kvserver.serve.cluster.processes import engine_argv, order_argv
+from kvserver.serve.cluster.processes import engine_argv, is_answering, order_argv
 from kvserver.settings import ServerSettings
 from shards.backup.archive import CLUSTER
 from shards.files import checksummed_json
@@ -44,6 +45,8 @@ NAME: Final = CLUSTER
 _TRY_S: Final = 5.0  # for one attempt to open the order
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
+_ENGINE_S: Final = 20.0  # for which the engine may take to answer; then the order is waited for
+_ENGINE_ENDS_S: Final = 0.5  # within which an engine ends that cannot have its ports
 _END_S: Final = 10.0  # for which the engine may take to close its files
 
 log = logging.getLogger(__name__)
@@ -189,7 +192,11 @@ def _ask_order(settings: ServerSettings) -> Origin | None:
             except OrderUnreachable as error:
                 if time.monotonic() >= said_at + _SAY_S:
                     said_at = time.monotonic()
-                    log.warning("still waiting for the order of the cluster: %s", error)
+                    log.warning(
+                        "still waiting for the order of the cluster, which `kvserver cluster init` begins, once, on "
+                        "one of the machines: %s",
+                        error,
+                    )
             except OrderTrimmed:
                 return None
             except (OrderError, UnknownLevel) as error:
@@ -214,7 +221,7 @@ def _read_first(order: JetStreamOrder) -> Origin:
 def order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
     """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
 
-    Raises `ClusterError`, `OSError`.
+    Raises `CannotJoin` if the engine does not start, `ClusterError`, `OSError`.
     """
     setup = setup_of(settings)
     assert setup is not None
@@ -222,18 +229,37 @@ def order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
         place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
         stack.callback(shutil.rmtree, place, ignore_errors=True)
         if setup.own is not None:
-            _run(stack, engine_argv(setup, settings), signal.SIGTERM)
+            _await_engine(_run(stack, engine_argv(setup, settings), signal.SIGTERM), setup.own)
         _run(stack, order_argv(setup, settings, place), signal.SIGKILL)
         order = JetStreamOrder(place / link.SOCKET_NAME)
         stack.callback(order.close)
         yield order
 
 
-def _run(stack: ExitStack, argv: Sequence[str], last_signal: signal.Signals) -> None:
-    """Run a process until the stack is closed."""
+def _await_engine(engine: subprocess.Popen[bytes], machine: Machine) -> None:
+    """Wait until the engine answers. Raises `CannotJoin` if it ends, as it does where another has one of its ports.
+
+    That other may answer in its place, so it has a moment to end in any case.
+    """
+    begun_at = time.monotonic()
+    while time.monotonic() < begun_at + _ENGINE_S:
+        if engine.poll() is not None:
+            ports = (machine.port, machine.port + ROUTE_OFFSET, machine.port + MONITOR_OFFSET)
+            raise CannotJoin(
+                f"the engine ended with exit status {engine.returncode}, its last line says why; it needs the ports "
+                f"{', '.join(map(str, ports))} for itself"
+            )
+        if time.monotonic() > begun_at + _ENGINE_ENDS_S and is_answering(machine.monitor):
+            return
+        time.sleep(_LOOK_S)
+
+
+def _run(stack: ExitStack, argv: Sequence[str], last_signal: signal.Signals) -> subprocess.Popen[bytes]:
+    """Run a process until the stack is closed, and return it."""
     environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
     child = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
     stack.callback(_end, child, last_signal)
+    return child
 
 
 def _end(child: subprocess.Popen[bytes], last_signal: signal.Signals) -> None:

@@ -39,10 +39,9 @@ class ReadingRule:
         """
         if not self._is_linear:
             return True
-        shown = self._board.watermark()[1]
-        if shown < (revision or self._board.last_revision()):
-            return False
-        return self._is_current()
+        board = self._board
+        is_everywhere = board.watermark()[1] >= revision if revision else board.complete_revision() is not None
+        return is_everywhere and self._is_current()
 
     async def settle(self, revision: int = 0) -> None:
         """Wait until what was read may be shown: an item of `revision`; 0: that a key is absent, or a list.

@@ -461,6 +461,15 @@ class Board:
             fence(Fence.WATERMARK_THEN_MAP)
         return lsn, following - 1
 
+    def complete_revision(self) -> int | None:
+        """Return the last revision of the history, on a machine of a cluster that may show all of it; None: it may not.
+
+        To be called after a read of a map: then the map had no more than that. The fences between the loads of the one
+        pair also keep the history's from coming before the read.
+        """
+        shown = self._read_shown()[1]
+        return shown if shown >= self.last_revision() else None
+
     def close(self) -> None:
         """Unmap and close, which gives up claimed rows."""
         self.words.release()

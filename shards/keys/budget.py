@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from shards.keys.entries import StagedEntries
 from shards.keys.keyspace import Keyspace
+from shards.wire.errors import MemoryLimit
 from shards.wire.protocol import Change, PrefixMarked, PutEvent
 
 FULL_BYTES: Final = 4 << 20
@@ -73,17 +75,50 @@ class Starved(NamedTuple):
     needed: int
 
 
-def memory_limits(keyspace: Keyspace, others_bytes: int) -> tuple[int, int]:
-    """Return how many bytes of keys and values a shard may hold at the end of a group: if it shrinks, and at most.
+class MemoryBudget:
+    """The memory limit, as it applies to one group.
 
     Where keys are evicted, a shard that is over the limit at the beginning, or because of other shards, may stay as
-    large as it is. It shrinks towards the limit write by write, but not below its fair share.
+    large as it is.
 
     Args:
-        keyspace: of the shard, without the group.
-        others_bytes: bytes in the other shards, which count towards the limit.
+        keyspace: has the limit and the bytes that are committed.
+        staged: the entries of the group.
+        others_bytes: bytes of keys and values in the other shards, which count towards the limit.
+
+    Attributes:
+        shrinks: whether such a shard needs evictions until it is back at the limit, or at its fair share: so it shrinks
+            write by write. Not in an order.
     """
-    limit = keyspace.max_memory - others_bytes
-    if not keyspace.evicts:
-        return limit, limit
-    return max(limit, min(keyspace.bytes, keyspace.fair_share)), max(limit, keyspace.bytes)
+
+    __slots__ = ("_keyspace", "_least", "_most", "_others_bytes", "_staged", "shrinks")
+
+    def __init__(self, keyspace: Keyspace, staged: StagedEntries, others_bytes: int) -> None:
+        self._keyspace, self._staged, self._others_bytes = keyspace, staged, others_bytes
+        self._least = self._most = keyspace.max_memory - others_bytes
+        if keyspace.evictor is not None:
+            self._least = max(self._most, min(keyspace.bytes, keyspace.fair_share))
+            self._most = max(self._most, keyspace.bytes)
+        self.shrinks = False
+
+    def find_excess(self, growth: int) -> int:
+        """Return by how many bytes a growth would exceed what the shard may hold; 0 or less: it fits."""
+        held = self._keyspace.bytes + self._staged.bytes
+        return held + growth - (self._least if self.shrinks else self._most)
+
+    def may_ever_hold(self, size: int) -> bool:
+        """Whether keys and values of `size` bytes fit if nothing else is left."""
+        return size <= self._most
+
+    def slack_bytes(self) -> int:
+        """Return how much of what an operation needs it can do without: then the shard does not shrink for it."""
+        return self._most - self._least if self.shrinks else 0
+
+    def refuse_growth(self, growth: int) -> MemoryLimit:
+        """Make the error that refuses a growth by so many bytes."""
+        held = self._others_bytes + self._keyspace.bytes + self._staged.bytes
+        return MemoryLimit.of(self._keyspace.max_memory, held, growth)
+
+    def refuse_starved(self, needed: int) -> MemoryLimit:
+        """Make the error that refuses what was not done as `needed` bytes must be evicted first."""
+        return self.refuse_growth(needed - self.find_excess(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from shards.wire import clock
@@ -91,6 +91,10 @@ class StagedEntries:
             self.keys += 1
             self.bytes += len(key) + new[SIZE]
             self.expiring += new[EXPIRY] != 0
+
+    def bytes_of(self, keys: Iterable[bytes]) -> int:
+        """Return the bytes of those of `keys` that are staged and not removed, and of their values."""
+        return sum(len(key) + entry[SIZE] for key in keys if (entry := self.changes.get(key)) is not None)
 
     def set_savepoint(self, keys: Sequence[bytes]) -> Callable[[], None]:
         """Return a function that restores `keys` to what is staged for them now."""

@@ -13,22 +13,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from shards.keys.budget import GroupLoad, memory_limits
-from shards.keys.entries import REVISION, SIZE, VALUE_REVISION, Entry, StagedEntries, is_live
+from shards.keys.budget import GroupLoad, MemoryBudget
+from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, StagedEntries, is_live
 from shards.keys.keyspace import Keyspace
 from shards.keys.replies import PendingReplies
-from shards.wire.clock import Now
-from shards.wire.errors import IdempotencyMismatch, MemoryLimit
+from shards.wire.clock import Now, overdue_ms
+from shards.wire.errors import IdempotencyMismatch, ProtocolError
 from shards.wire.keys import slot_of
 from shards.wire.outcomes import without_large_values
 from shards.wire.protocol import (
+    PROPOSED_KEYS,
     REMEMBERED_BYTES,
     Atomic,
     Change,
     DeleteEvent,
+    Done,
     Event,
     Once,
     Outcome,
+    Proposed,
     PutEvent,
     Remembered,
     Replayed,
@@ -51,9 +54,8 @@ class Group:
     Attributes:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
         staged, replies, load: what has been decided so far, by its kind.
+        memory: the memory limit as it applies to this group.
         checks_memory: whether puts must be checked against the memory limit.
-        shrinks: whether what is evicted for a write also brings a shard that holds too much nearer to the limit; see
-            `memory_limits`. Not in an order.
         outcomes: what the operations that are done once have done, to be logged after the events.
         batch_spans: where the events of each atomic batch begin and end.
         batch_start: where those of the batch begin that is being decided; None: outside of a batch.
@@ -64,8 +66,6 @@ class Group:
 
     __slots__ = (
         "_answered",
-        "_limits",
-        "_others_bytes",
         "_remembered_bytes",
         "batch_excess",
         "batch_spans",
@@ -76,10 +76,10 @@ class Group:
         "expiry_lag_ms",
         "keyspace",
         "load",
+        "memory",
         "now",
         "outcomes",
         "replies",
-        "shrinks",
         "staged",
     )
 
@@ -96,10 +96,9 @@ class Group:
         self.staged = StagedEntries(keyspace.find_entry)
         self.load = GroupLoad()
         self.replies = PendingReplies(now, self.load)
-        self._others_bytes, self._remembered_bytes = others_bytes, remembered_bytes
+        self.memory = MemoryBudget(keyspace, self.staged, others_bytes)
+        self._remembered_bytes = remembered_bytes
         self.checks_memory = 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
-        self._limits: tuple[int, int] | None = None  # see `_find_limits`
-        self.shrinks = False
         self.outcomes: list[Outcome] = []
         self._answered: dict[bytes, tuple[bytes, Replayed]] = {}  # by identity: the fingerprint, and what repeats get
         self.batch_spans: list[tuple[int, int]] = []
@@ -113,12 +112,11 @@ class Group:
         `batch_excess`. Raises `MemoryLimit` if it cannot fit.
         """
         growth = size - old[SIZE] if old is not None else len(key) + size
-        lean, most = self._limits or self._find_limits()
-        excess = self.keyspace.bytes + self.staged.bytes + growth - (lean if self.shrinks else most)
+        excess = self.memory.find_excess(growth)
         if excess <= 0:
             return 0
-        if self.keyspace.evictor is None or len(key) + size > most:
-            raise self.refuse_growth(growth)
+        if self.keyspace.evictor is None or not self.memory.may_ever_hold(len(key) + size):
+            raise self.memory.refuse_growth(growth)
         if self.batch_start is not None:
             self.batch_excess = max(self.batch_excess, excess)
             return 0
@@ -126,36 +124,42 @@ class Group:
             self.keyspace.recent.setdefault(key, old)  # it is looked up again when it is decided again
         return excess
 
-    def staged_bytes(self, keys: Collection[bytes]) -> int:
-        """Return the bytes of those of `keys` that the group has put, and of their values."""
-        changes = self.staged.changes
-        return sum(len(key) + entry[SIZE] for key in keys if (entry := changes.get(key)) is not None)
+    def find_proposed(self, proposed: Proposed) -> dict[bytes, Entry]:
+        """Return the entries of those of the keys that still have the revisions they were proposed with.
 
-    def slack_bytes(self) -> int:
-        """Return how much of what an operation needs it can do without: then the shard does not shrink for it."""
-        lean, most = self._limits or self._find_limits()
-        return most - lean if self.shrinks else 0
+        Raises `ProtocolError` if they are more than may be proposed at once.
+        """
+        if len(proposed) > PROPOSED_KEYS:
+            raise ProtocolError(f"{len(proposed)} keys are proposed at once, at most {PROPOSED_KEYS} are allowed")
+        lookup = self.staged.lookup
+        found = ((key, revision, lookup(key)) for key, revision in proposed)
+        return {key: entry for key, revision, entry in found if entry is not None and entry[REVISION] == revision}
 
-    def refuse_starved(self, needed: int) -> MemoryLimit:
-        """Make the error that refuses what was not done as `needed` bytes must be evicted first."""
-        lean, most = self._limits or self._find_limits()
-        held = self.keyspace.bytes + self.staged.bytes
-        return self.refuse_growth((lean if self.shrinks else most) - held + needed)
+    def delete_due(self, due: Sequence[tuple[bytes, Entry]]) -> Done:
+        """Delete keys that have expired, with their entries as the group has left them; return the reply."""
+        if due:
+            self.expiry_lag_ms = max(self.expiry_lag_ms, overdue_ms(due[0][1][EXPIRY], self.now))
+        events, stage = self.events, self.staged.stage
+        for key, entry in due:
+            events.append(DeleteEvent(key, "expire"))
+            stage(key, entry, None)
+        return self._answer_deletes(len(due))
 
-    def refuse_growth(self, growth: int) -> MemoryLimit:
-        """Make the error that refuses a growth by so many bytes."""
-        held = self._others_bytes + self.keyspace.bytes + self.staged.bytes
-        return MemoryLimit.of(self.keyspace.max_memory, held, growth)
+    def delete_victims(self, victims: Collection[tuple[bytes, Entry]]) -> Done:
+        """Delete keys that are to be evicted, with their entries as the group has left them; return the reply.
 
-    def may_ever_hold(self, size: int) -> bool:
-        """Whether keys and values of `size` bytes fit if nothing else is left."""
-        _, most = self._limits or self._find_limits()
-        return size <= most
+        Where one has expired, that is logged.
+        """
+        events, stage, now = self.events, self.staged.stage, self.now
+        for key, entry in victims:
+            events.append(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
+            stage(key, entry, None)
+        self.evicted += len(victims)
+        return self._answer_deletes(len(victims))
 
-    def _find_limits(self) -> tuple[int, int]:
-        """Return how many bytes the shard may hold after the group: if it shrinks, and at most."""
-        self._limits = memory_limits(self.keyspace, self._others_bytes)
-        return self._limits
+    def _answer_deletes(self, deleted: int) -> Done:
+        """Make the reply to so many deletes, which are the last events."""
+        return self.replies.add_done(-len(self.events), True, False) if deleted else Done(0, False)
 
     def expire_key(self, key: bytes, old: Entry) -> None:
         """Log that `key`, whose entry is `old`, has expired."""

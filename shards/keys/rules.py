@@ -9,7 +9,7 @@ no say: where they have one, they have it before, by what is proposed (see `shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shards.keys import value_edits
@@ -17,7 +17,7 @@ from shards.keys.budget import Starved
 from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, is_live
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
-from shards.wire.clock import overdue_ms, unix_ms
+from shards.wire.clock import unix_ms
 from shards.wire.errors import (
     BadKey,
     BadRequest,
@@ -34,7 +34,6 @@ from shards.wire.keys import MAX_KEY, check_utf8, expiry, is_content_type, slot_
 from shards.wire.protocol import (
     BATCH_OPS,
     PATCH_WORK_BYTES,
-    PROPOSED_KEYS,
     RECORD_BYTES,
     REMEMBERED_BYTES,
     AtomicBatch,
@@ -55,7 +54,6 @@ from shards.wire.protocol import (
     Operation,
     Patch,
     PrefixMarked,
-    Proposed,
     Put,
     PutEvent,
     Remembered,
@@ -285,35 +283,13 @@ def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
 def expire_keys(group: Group, operation: Expire) -> Done:
     """Delete those of the keys that still have the revision they were proposed with, and have expired at the group's
     time."""
-    now, there = group.now, _still_there(group, operation.keys)
-    return delete_due(group, [(key, entry) for key, entry in there.items() if not is_live(entry, now)])
+    there = group.find_proposed(operation.keys).items()
+    return group.delete_due([(key, entry) for key, entry in there if not is_live(entry, group.now)])
 
 
 def evict_keys(group: Group, operation: Evict) -> Done:
     """Delete those of the keys that still have the revision they were proposed with."""
-    return delete_victims(group, _still_there(group, operation.keys).items())
-
-
-def delete_due(group: Group, due: Sequence[tuple[bytes, Entry]]) -> Done:
-    """Delete keys that have expired, with their entries as the group has left them."""
-    if due:
-        group.expiry_lag_ms = max(group.expiry_lag_ms, overdue_ms(due[0][1][EXPIRY], group.now))
-    events, stage = group.events, group.staged.stage
-    for key, entry in due:
-        events.append(DeleteEvent(key, "expire"))
-        stage(key, entry, None)
-    return _last_delete(group, len(due))
-
-
-def delete_victims(group: Group, victims: Collection[tuple[bytes, Entry]]) -> Done:
-    """Delete keys that are to be evicted, with their entries as the group has left them. Where one has expired, that is
-    logged."""
-    events, stage, now = group.events, group.staged.stage, group.now
-    for key, entry in victims:
-        events.append(DeleteEvent(key, "evict" if is_live(entry, now) else "expire"))
-        stage(key, entry, None)
-    group.evicted += len(victims)
-    return _last_delete(group, len(victims))
+    return group.delete_victims(group.find_proposed(operation.keys).items())
 
 
 def delete_prefix(
@@ -333,23 +309,6 @@ def delete_prefix(
             group.staged.stage(key, entry, None)
             deleted.append(key)
     return Deleted(deleted, next)
-
-
-def _still_there(group: Group, proposed: Proposed) -> dict[bytes, Entry]:
-    """Return the entries of those of the keys that still have the revisions they were proposed with.
-
-    Raises `ProtocolError` if they are more than may be proposed at once.
-    """
-    if len(proposed) > PROPOSED_KEYS:
-        raise ProtocolError(f"{len(proposed)} keys are proposed at once, at most {PROPOSED_KEYS} are allowed")
-    lookup = group.staged.lookup
-    found = ((key, revision, lookup(key)) for key, revision in proposed)
-    return {key: entry for key, revision, entry in found if entry is not None and entry[REVISION] == revision}
-
-
-def _last_delete(group: Group, deleted: int) -> Done:
-    """Make the reply to so many deletes, which are the last events."""
-    return group.replies.add_done(-len(group.events), True, False) if deleted else Done(0, False)
 
 
 def _read_replaced(group: Group, operation: Operation) -> Replaced | None:
@@ -386,11 +345,11 @@ def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
 def _starve_batch(group: Group, operations: Sequence[OfOneKey], undo: Callable[[], None]) -> Starved:
     """Undo a batch that does not fit without evictions, and say how much it needs, all at once. Raises `MemoryLimit`
     if it can never fit."""
-    needed, own = group.batch_excess, group.staged_bytes({operation.key for operation in operations})
+    needed, own = group.batch_excess, group.staged.bytes_of({operation.key for operation in operations})
     undo()
-    if group.may_ever_hold(own):
+    if group.memory.may_ever_hold(own):
         return Starved(needed)
-    raise group.refuse_starved(needed)
+    raise group.memory.refuse_starved(needed)
 
 
 def _refuse_batch(group: Group, operations: Sequence[OfOneKey], index: int, failed: Failed) -> Results:

@@ -50,6 +50,11 @@ class Engine:
             password=secrets[2] if secrets else None,
         )
 
+    async def close(self) -> None:
+        """Disconnect. What ends the client's own tasks may end its wait for the socket, too."""
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await self.client.close()
+
     async def request(self, subject: str, payload: bytes = b"", timeout_s: float = _REQUEST_S) -> bytes:
         """Ask the servers, and return the answer. Raises `EngineError`."""
         try:

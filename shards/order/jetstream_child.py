@@ -297,7 +297,7 @@ async def serve(options: argparse.Namespace) -> None:
         path.unlink(missing_ok=True)
         if current is not None:
             current.cancel()
-    await engine.client.close()
+    await engine.close()
 
 
 async def create(options: argparse.Namespace) -> None:
@@ -326,7 +326,7 @@ async def create(options: argparse.Namespace) -> None:
             reply = await engine.client.request(f"{stream.LOG}.{options.node}", first, timeout=5, headers=headers)
             if stream.is_refusal(reply.headers, reply.data):
                 raise stream.EngineError(reply.data.decode(errors="replace"))
-            await engine.client.close()
+            await engine.close()
             return
         except (stream.EngineError, nats.errors.Error, TimeoutError) as error:
             if str(error) != problem:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from shards.keys import rules
 from shards.keys.budget import Starved
 from shards.keys.entries import REVISION, SIZE, Entry
 from shards.keys.group import Group
@@ -39,7 +38,7 @@ def expire_due(group: Group, most: int) -> None:
     """Delete at most `most` keys that have expired. To be called first in a group of a shard that is alone."""
     due = group.keyspace.take_due(group.now, most)
     if due:
-        rules.delete_due(group, due)  # what an `Expire` of them would do: they have just been looked up
+        group.delete_due(due)  # what an `Expire` of them would do: they have just been looked up
 
 
 def decide_starved(group: Group, operation: Operation, starved: Starved, decide: Decide) -> Reply | Starved:
@@ -54,17 +53,17 @@ def decide_starved(group: Group, operation: Operation, starved: Starved, decide:
     victims, size = keyspace.take_victims(
         starved.needed, most, group.staged.changes, _keys_of(operation), group.now.steady_ms
     )
-    is_enough = size >= starved.needed - group.slack_bytes()
+    is_enough = size >= starved.needed - group.memory.slack_bytes()
     if not is_enough and len(victims) < most:  # there is nothing else to evict
         evictor.restore(key for key, _ in victims)
-        return starved if group.events else Failed.of(group.refuse_starved(starved.needed))
+        return starved if group.events else Failed.of(group.memory.refuse_starved(starved.needed))
     if victims:
-        rules.delete_victims(group, victims)  # what an `Evict` of them would do
+        group.delete_victims(victims)  # what an `Evict` of them would do
     if not is_enough:
         return starved
-    group.shrinks = False  # it has shrunk as far as it can for this operation
+    group.memory.shrinks = False  # it has shrunk as far as it can for this operation
     reply = decide(group, operation)
-    group.shrinks = True
+    group.memory.shrinks = True
     return reply
 
 

@@ -307,7 +307,7 @@ class Writer:
         room = self.measure_room(put_bytes)
         others_bytes = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
         group = Group(self.keyspace, self._clock.now(), others_bytes, put_bytes, room.remembered_bytes)
-        group.shrinks = True
+        group.memory.shrinks = True
         return group, rules.decide if room.is_plenty(put_bytes, self.keyspace.max_value) else room.decide
 
     def _read_value(self, key: bytes) -> tuple[bytes, str]:

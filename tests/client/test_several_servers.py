@@ -60,7 +60,7 @@ def test_one_of_two_is_always_there(sdk: Sdk, server: Server, gates: tuple[Gate,
             thread.start()
         for turn in range(TURNS):
             gates[turn % 2].shut()
-            _wait_for_progress(writers, collectors)
+            wait_for_progress(writers, collectors)
             gates[turn % 2].open()
         stop.set()
         for writer in writers:
@@ -81,7 +81,7 @@ def test_one_of_two_is_always_there(sdk: Sdk, server: Server, gates: tuple[Gate,
         assert not writer.unknown and not writer.unknown_adds, "its Idempotency-Key lets it ask the other"
 
 
-def _wait_for_progress(writers: list[Writer], collectors: list[Collector]) -> None:
+def wait_for_progress(writers: list[Writer], collectors: list[Collector]) -> None:
     """Wait until each has done or seen something new. What ended one shows at the end."""
     done = [len(writer.done) + 3 for writer in writers]
     seen = [len(collector.changes) + 3 for collector in collectors]
@@ -90,7 +90,7 @@ def _wait_for_progress(writers: list[Writer], collectors: list[Collector]) -> No
         wrote = all(w.failure or len(w.done) >= n for w, n in zip(writers, done, strict=True))
         return wrote and all(c.failure or len(c.changes) >= n for c, n in zip(collectors, seen, strict=True))
 
-    wait_for(all_did, "writes and changes over the other", 30)
+    wait_for(all_did, "writes and changes over the other", 90)
 
 
 def test_another_is_asked_at_once_when_one_is_not_current(sdk: Sdk, server: Server, key: str) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from kvserver.client import Client
+from kvserver.serve.cluster.addresses import MONITOR_OFFSET
 from tests.cluster.engine_of import engine_of
 from tests.cluster.own_engines import own_engines
 from tests.system.harness import Server, wait_for
@@ -76,3 +79,18 @@ def test_an_engine_that_dies_is_started_again_and_an_order_that_is_lost_is_not_r
         assert run(None, "restore", str(backup), "--data-dir", str(alone)).returncode == 0
         with Server(alone) as rescued, Client(rescued.url) as kv:
             assert {item.key for item in kv.scan("kept/")} == {f"kept/{number}" for number in range(100)}
+
+
+def test_a_port_that_another_has_is_said_at_once(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 32)
+    secret.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] - MONITOR_OFFSET
+        command = f"serve --node a --cluster a=127.0.0.1:{port} --port 0 --metrics-port 0".split()
+        paths = ["--cluster-secret", str(secret), "--data-dir", str(tmp_path / "data")]
+        done = subprocess.run(
+            [sys.executable, "-m", "kvserver", *command, *paths], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert f"it needs the ports {port}, {port + 2000}, {port + 4000} for itself" in done.stderr

@@ -32,6 +32,8 @@ ELSEWHERE: Final = {
     "useradd --system": "needs a machine with systemd: test_commands_for_systemd_name_what_there_is",
     "install -d -o kvserver": "the same",
     ".venv/bin/python -m tests.bench": "takes twenty minutes: test_the_benchmark_s_command_is_understood",
+    "pip install '.[cluster]'": "installs: tests/cluster/test_demo.py runs the demonstration",
+    "kvserver cluster reset": "needs an order that is lost: tests/cluster/test_life_lost.py runs it",
 }
 """What cannot be run here, by its beginning, and what is done instead."""
 

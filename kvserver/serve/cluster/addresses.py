@@ -11,6 +11,9 @@ PORT: Final = 4222
 ROUTE_OFFSET, MONITOR_OFFSET = 2000, 4000
 """What is added to that port for the one to other engines, and for the one that is asked whether it works."""
 LARGEST_PORT: Final = 65_535 - MONITOR_OFFSET
+NUMBERS: Final = (1, 3, 5)
+"""How many machines a cluster may have: of an even number, no more may fail than of one machine less."""
+NUMBERS_TEXT: Final = "1, 3 or 5"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def parse_machines(text: str) -> tuple[Machine, ...]:
     if "://" in text:
         return ()
     machines = tuple(_parse_machine(*part.strip().split("=", 1)) for part in text.split(","))
+    if len(machines) not in NUMBERS:
+        raise ValueError(f"expected {NUMBERS_TEXT} machines, not {len(machines)}")
     places = [(machine.host, machine.port) for machine in machines]
     for machine, place in zip(machines, places, strict=True):
         if places.count(place) > 1:

@@ -24,7 +24,7 @@ USER_FILE: Final = "order.user"
 LEAST_SECRET: Final = 32
 """Bytes."""
 _MOST_SECRET: Final = 4096
-_INSTALL: Final = "pip install 'kvserver[cluster]'"
+_INSTALL: Final = "`pip install '.[cluster]'` in the checkout brings it"
 
 
 class ClusterError(SettingError):
@@ -105,7 +105,9 @@ def find_binary() -> str:
     own = str(Path(sys.executable).parent)
     found = shutil.which("nats-server", path=own) or shutil.which("nats-server")
     if found is None:
-        raise ClusterError(f"--cluster needs nats-server, which is not installed: {_INSTALL}, or put it on the PATH")
+        raise ClusterError(
+            f"--cluster needs nats-server, which is not installed: {_INSTALL}, or put nats-server on the PATH"
+        )
     return found
 
 

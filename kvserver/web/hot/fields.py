@@ -16,7 +16,7 @@ from shards.wire.keys import is_content_type
 _FIELD = re.compile(rb"([A-Za-z0-9-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
 _VARYING = re.compile(
-    rb"\r\n(?=[IiRr]|[Xx]-|[Tt]r|[Bb]a|[Cc][Ff]|[Uu]b|[Ss]en)(?i:"  # most lines are told apart by this alone
+    rb"\r\n(?=[IiRr]|[Xx]-|[Tt][Rr]|[Bb][Aa]|[Cc][Ff]|[Uu][Bb]|[Ss][Ee][Nn])(?i:"  # tells most lines apart
     rb"(if-(?:none-)?match|if-(?:un)?modified-since|(?:if-)?range|idempotency-key|x-forwarded-for|x-request-id)"
     rb"|x-real-ip|x-request-start|traceparent|tracestate|baggage|sentry-trace|uber-trace-id|x-b3-(?:trace|(?:parent)?span)id"
     rb"|x-amzn-trace-id|x-cloud-trace-context|x-correlation-id|cf-(?:ray|connecting-ip))"

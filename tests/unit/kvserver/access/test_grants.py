@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kvserver.access.grants import EVERYTHING, VERBS, Grants, Verb
 from shards.wire.errors import Forbidden
 
-KEYS = [bytes(letters) for size in range(1, 5) for letters in product(b"ab/", repeat=size)]
+KEYS = [bytes(letters) for size in range(1, 5) for letters in product(b"ab/", repeat=size)] + [b"z"]
+"""All that prefixes of these letters can tell apart, and one that only the empty prefix grants."""
 prefixes = st.text("ab/", max_size=3).map(str.encode)
 pairs = st.lists(st.tuples(st.sampled_from(VERBS), prefixes), max_size=6)
 

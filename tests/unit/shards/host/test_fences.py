@@ -120,6 +120,28 @@ def maps(seed: int, without: Fence | None) -> None:
     run_on_weak_memory(seed, without, write, read)
 
 
+def absences(seed: int, without: Fence | None) -> None:
+    """What a map lacks is shown only where everything that the map had is everywhere."""
+
+    def write(process: Process, board: MachineBoard) -> None:
+        turn = MachineDisk(process).turn(Path("append"))
+        for revision in count(1):
+            with turn:
+                board.advance(10 * revision, revision + 1)
+            board.words[MAP_AT] = revision
+            with turn:  # others answer in the meantime
+                pass
+            board.show(10 * revision, revision)
+
+    def read(_process: Process, board: MachineBoard) -> None:
+        while True:
+            seen = board.words[MAP_AT]
+            complete = board.complete_revision()
+            assert complete is None or complete >= seen
+
+    run_on_weak_memory(seed, without, write, read)
+
+
 MODELS: dict[Fence, Model] = {
     Fence.RECORD_THEN_TURN: histories,
     Fence.TURN_THEN_SLOT: histories,
@@ -137,7 +159,7 @@ MODELS: dict[Fence, Model] = {
 }
 
 
-@pytest.mark.parametrize("model", [histories, maps, figures, files])
+@pytest.mark.parametrize("model", [histories, maps, absences, figures, files])
 @pytest.mark.parametrize("seed", range(effort.times(30)))
 def test_the_rules_hold(model: Model, seed: int) -> None:
     model(seed, None)

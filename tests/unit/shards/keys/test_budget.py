@@ -62,7 +62,7 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
 def open_group(space: Keyspace, others: int = 0, now_ms: int = NOW) -> Group:
     """A group of a shard that is alone."""
     group = Group(space, at(now_ms), others_bytes=others)
-    group.shrinks = True
+    group.memory.shrinks = True
     return group
 
 

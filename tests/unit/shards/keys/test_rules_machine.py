@@ -177,7 +177,7 @@ class Against(RuleBasedStateMachine):
         self.now = Now(self.now.wall_ms + elapsed_ms + step_ms, self.now.steady_ms + elapsed_ms)
         self.room = Room(policy)
         self.group = Group(self.space, self.now, others, size, self.room.remembered_bytes)
-        self.group.shrinks = alone
+        self.group.memory.shrinks = alone
         self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
@@ -222,7 +222,7 @@ class Against(RuleBasedStateMachine):
         if isinstance(reply, Starved):
             assert reply.needed == self.oracle.needed > 0
             assert self.group.events == self.oracle.events
-            if not self.group.shrinks:
+            if not self.group.memory.shrinks:
                 return
             reply = self.evict(operation, reply)
             if isinstance(reply, Starved):

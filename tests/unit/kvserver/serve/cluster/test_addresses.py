@@ -8,11 +8,12 @@ from kvserver.serve.cluster.addresses import LARGEST_PORT, Machine, parse_machin
 
 
 def test_machines() -> None:
-    assert parse_machines("a=10.0.0.1, b=kv-b:4300,c=[::1]:1,d=[fe80::2]") == (
+    assert parse_machines("a=10.0.0.1, b=kv-b:4300,c=[::1]:1,d=[fe80::2],e=kv-e") == (
         Machine("a", "10.0.0.1", 4222),
         Machine("b", "kv-b", 4300),
         Machine("c", "::1", 1),
         Machine("d", "fe80::2", 4222),
+        Machine("e", "kv-e", 4222),
     )
     assert parse_machines("nats://10.0.0.1:4222,nats://10.0.0.2:4222") == ()
 
@@ -35,10 +36,16 @@ def test_loopback(host: str, is_loopback: bool) -> None:
     ["", ":1", "h:", "h:0", f"h:{LARGEST_PORT + 1}", "h:x", "h:1:2", "[::1", "[::1]x", "[]", 'h"', "h /x", "u@h"],
 )
 def test_what_is_no_address(place: str) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        parse_machines(f"a=10.0.0.1,b={place}")
+    with pytest.raises(ValueError, match=r"expected (the address|a port)"):
+        parse_machines(f"a=10.0.0.1,b={place},c=10.0.0.3")
 
 
 def test_two_machines_at_one_address() -> None:
     with pytest.raises(ValueError, match=r"10\.0\.0\.1:4222 is there twice"):
-        parse_machines("a=10.0.0.1,b=10.0.0.1:4222")
+        parse_machines("a=10.0.0.1,b=10.0.0.1:4222,c=10.0.0.3")
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_a_number_of_machines_that_gains_nothing(count: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 1, 3 or 5 machines, not {count}"):
+        parse_machines(",".join(f"{name}=10.0.0.{at}" for at, name in enumerate("abcdef"[:count], 1)))

