@@ -269,13 +269,9 @@ class Store:
 
     # Going down.
 
-    def begin_anew(self) -> None:
-        """Have the next start fetch the store of another machine of the cluster. Raises `StoreError`."""
-        assert self._data_dir is not None
-        try:
-            (self._data_dir / fetching.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(explain_os_error(error, self._data_dir)) from error
+    def must_begin_anew(self) -> bool:
+        """Whether a shard of a cluster has found that the store must be replaced by that of another machine."""
+        return self._data_dir is not None and (self._data_dir / fetching.DIRECTORY).exists()
 
     def close_log(self) -> None:
         """End the run cleanly: wait until no process appends, flush everything, and append a STOP record.

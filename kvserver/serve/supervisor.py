@@ -168,6 +168,8 @@ class Supervisor:
 
     def _heed_final_statuses(self) -> None:
         """Say once that a shard of a cluster has stopped for good. Raises `BeginsAnew`."""
+        if self._settings.only is not None and self._store.must_begin_anew():  # its shards are not our children
+            raise BeginsAnew
         for shard in self._shards:
             if shard.wanted or self._is_stopped:
                 continue
@@ -429,7 +431,6 @@ def _serve_store(
             except BeginsAnew:
                 supervisor.stop(orderly=False)
                 store.close_log()
-                store.begin_anew()
                 raise
             except (Failure, CannotStart, StoreError) as failure:
                 report_fatal(str(failure))

@@ -213,6 +213,9 @@ class _Rows(Generic[R]):
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
 
 
+FETCHED: Final = "fetched"
+"""The directory that is in a machine's data directory while its store is not what it should be: it must be replaced by
+that of another machine of the cluster."""
 STOP_NOTE: Final = "stopped"
 """The file beside the board that says why this machine of a cluster has stopped for good."""
 

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from shards.host.board import Board
+from shards.host.board import FETCHED, Board
 from shards.host.process import NEEDS_A_PEER, STOPPED_FOR_GOOD
 from shards.keys.budget import Starved
 from shards.log.files import LogError
@@ -71,6 +71,7 @@ class ClusteredServer(ShardServer):
             self._run_turn(wait_s)
         except OrderTrimmed:
             self._last_status = NEEDS_A_PEER
+            (Path(self.board.facts.data_dir) / FETCHED).mkdir(mode=0o700, exist_ok=True)
             raise
         except (OrderError, UnknownLevel) as error:
             self._last_status = STOPPED_FOR_GOOD

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,13 +44,15 @@ class Engine:
     Attributes:
         name: of the server.
         port, monitor: where clients connect, and where it answers HTTP.
+        prefix: makes another command line of that of the server.
     """
 
     def __init__(self, directory: Path, name: str, ports: Sequence[int], routes: Sequence[int], sync: str) -> None:
         self.name, self.directory = name, directory / name
         self.port, self.monitor, self._route = ports
         self._process: subprocess.Popen[bytes] | None = None
-        self.directory.mkdir(parents=True)
+        self.prefix: Callable[[Sequence[str]], list[str]] = list
+        self.directory.mkdir(parents=True, exist_ok=True)
         every = f"sync_interval: {sync}" if sync else ""
         listed = ", ".join(f"nats://127.0.0.1:{route}" for route in routes)
         cluster = f"cluster {{ name: kv, listen: 127.0.0.1:{self._route}, routes: [{listed}] }}"
@@ -78,7 +80,7 @@ jetstream {{ store_dir: "{self.directory}/js", max_mem: 64MB, max_file: 2GB, {ev
     def start(self) -> None:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [server_binary(), "-c", str(self.directory / "conf")],
+                self.prefix([server_binary(), "-c", str(self.directory / "conf")]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -116,4 +116,5 @@ def test_a_machine_that_missed_a_reset_stops(servers: Servers) -> None:
     c.stop()
     remove_all_but_the_engine(c)
     c.start()
+    put(c, "after", "v")
     assert_equal(servers.all)

@@ -20,12 +20,13 @@ import msgspec
 
 from shards.backup.archive import CLUSTER, Archive, ArchiveError, RestoreTarget, find_cut
 from shards.backup.restore import restore_backup
+from shards.host.board import FETCHED
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import PIECE_BYTES, Ask, Contents, Piece, Want, decode_tidings, encode_tidings
 
-DIRECTORY: Final = "fetched"
+DIRECTORY: Final = FETCHED
 
 _LISTEN_S: Final = 1.0  # for which machines are listened to before one is chosen
 _REPEAT_S: Final = 2.0  # after which a piece is asked for again
