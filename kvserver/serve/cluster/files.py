@@ -87,6 +87,7 @@ def setup_of(settings: ServerSettings) -> ClusterSetup | None:
     except ValueError as error:
         raise ClusterError(f"--cluster is {settings.cluster!r}: {error}") from None
     if not machines:
+        _check_monitors(settings)
         secret = b"" if settings.cluster_secret is None else read_secret(settings.cluster_secret, least=3)
         return ClusterSetup(settings.node, (), tuple(settings.cluster.split(",")), secret, tls, None)
     if settings.cluster_secret is None:
@@ -98,6 +99,17 @@ def setup_of(settings: ServerSettings) -> ClusterSetup | None:
     ordered = sorted(machines, key=lambda machine: machine.name != settings.node)
     servers = tuple(f"nats://{machine.address}" for machine in ordered)
     return ClusterSetup(settings.node, machines, servers, secret, tls, find_binary())
+
+
+def _check_monitors(settings: ServerSettings) -> None:
+    """Raise `ClusterError` if some engines are named without the address where they say that they flush."""
+    assert settings.cluster is not None
+    engines, monitors = len(settings.cluster.split(",")), len((settings.cluster_monitors or "").split(","))
+    if settings.cluster_monitors is not None and monitors != engines:
+        raise ClusterError(
+            f"--cluster-monitors names {monitors} of the {engines} nats-servers in --cluster: name all, since each has "
+            "to flush what it confirms"
+        )
 
 
 def find_binary() -> str:

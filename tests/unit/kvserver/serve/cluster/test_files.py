@@ -96,3 +96,11 @@ def test_what_is_not_installed_is_said(secret: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ClusterError, match=r"nats-py, which is not installed: `pip install '\.\[cluster\]'`"):
         setup_of(settings(cluster_secret=secret))
+
+
+def test_each_engine_has_a_monitor() -> None:
+    engines = "nats://10.0.0.1:4222,nats://10.0.0.2:4222"
+    with pytest.raises(ClusterError, match="--cluster-monitors names 1 of the 2 nats-servers"):
+        setup_of(settings(cluster=engines, cluster_monitors="http://10.0.0.1:8222"))
+    assert setup_of(settings(cluster=engines, cluster_monitors="http://10.0.0.1:8222,http://10.0.0.2:8222"))
+    assert setup_of(settings(cluster=engines))
