@@ -382,8 +382,9 @@ def change_stream(engines: Engines, config: dict[str, object]) -> None:
         client = await nats.connect(engines.urls)
         await client.request("$JS.API.STREAM.DELETE.KV")
         changed = msgspec.json.decode(stream.new_stream(1, 1 << 20)) | config
-        answer = await client.request(stream.CREATE, msgspec.json.encode(changed))
-        stream.read_info(answer.data)
+        async with asyncio.timeout(20):
+            while b'"error"' in (await client.request(stream.CREATE, msgspec.json.encode(changed))).data:
+                await asyncio.sleep(0.1)  # the engine still removes the files of the one before
         await client.close()
 
     asyncio.run(change())
