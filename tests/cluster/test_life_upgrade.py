@@ -46,6 +46,8 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def written(server: Server, key: str, everywhere: Servers) -> str:
     """Write a key, and return what all machines say that it holds."""
     put(server, key, "v")
+    for each in everywhere.all:  # one that was just put out says so, and is back soon
+        wait_for(lambda each=each: get(each, f"/v1/kv/{key}").status_code == 200, "it is current", 60)
     texts = {get(each, f"/v1/kv/{key}").text for each in everywhere.all}
     assert len(texts) == 1
     return texts.pop()
