@@ -252,6 +252,8 @@ class Membership:
         asked = Clocks(grant.boot_s, grant.real_s)
         if asked.boot_s < self._started.boot_s or asked.real_s < self._started.real_s:
             return  # from before a jump of the clocks, or asked by a former process
+        if asked.boot_s > self._now.boot_s or asked.real_s > self._now.real_s:
+            return  # from before a clock was set back: it would count as the newest until that is made up for
         if node not in self._granted_by or self._granted_by[node].is_before(asked):
             self._granted_by[node] = asked
         needed = _grants_needed(state)

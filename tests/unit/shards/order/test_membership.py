@@ -130,6 +130,17 @@ def test_a_jump_of_the_clocks_ends_the_lease_and_lets_votes_wait(a: Membership) 
     assert len(a.votes(later.after(SILENCE_S + 0.1), state)) == 2
 
 
+def test_a_grant_from_before_a_clock_was_set_back_does_not_outlast_it(a: Membership) -> None:
+    """One that was asked for at the very moment of the jump is not older than it by the other clock."""
+    state = state_of()
+    set_back = Clocks(NOW.boot_s, NOW.real_s - 3600)
+    a.look(set_back)
+    a.hear("b", Grant("a", 10, *NOW), set_back.after(0.1), state)
+    assert not a.may_read(set_back.after(0.1))
+    a.hear("b", Grant("a", 10, *set_back.after(0.2)), set_back.after(0.3), state)
+    assert a.may_read(set_back.after(0.3))
+
+
 def test_clocks_that_drift_a_little_are_believed(a: Membership) -> None:
     a.hear("b", Grant("a", 10, *NOW), NOW, state_of())
     a.look(Clocks(NOW.boot_s + 0.5, NOW.real_s + 0.5 + JUMP_S - 0.01))
