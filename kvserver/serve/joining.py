@@ -18,10 +18,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -50,6 +51,8 @@ _ENGINE_ENDS_S: Final = 0.5  # within which an engine ends that cannot have its 
 _END_S: Final = 10.0  # for which the engine may take to close its files
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class CannotJoin(Exception):
@@ -170,37 +173,34 @@ def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
 
 def _open_at_the_end(order: JetStreamOrder) -> Identity:
     """Open the order, however long that takes. Raises `CannotJoin`."""
-    said_at = time.monotonic()
-    while True:
-        try:
-            return order.open(link.AT_THE_END, None, _TRY_S)
-        except OrderUnreachable as error:
-            if time.monotonic() >= said_at + _SAY_S:
-                said_at = time.monotonic()
-                log.warning("still waiting for the order of the cluster: %s", error)
-        except OrderError as error:
-            raise CannotJoin(str(error)) from None
+    try:
+        return _keep_trying(partial(order.open, link.AT_THE_END, None, _TRY_S), "the order of the cluster")
+    except OrderError as error:
+        raise CannotJoin(str(error)) from None
 
 
 def _ask_order(settings: ServerSettings) -> Origin | None:
     """Wait for the first message of the order; None: the order no longer has it. Raises `CannotJoin`."""
-    said_at = time.monotonic()
+    awaited = "the order of the cluster, which `kvserver cluster init` begins, once, on one of the machines"
     with order_of(settings) as order:
-        while True:
-            try:
-                return _read_first(order)
-            except OrderUnreachable as error:
-                if time.monotonic() >= said_at + _SAY_S:
-                    said_at = time.monotonic()
-                    log.warning(
-                        "still waiting for the order of the cluster, which `kvserver cluster init` begins, once, on "
-                        "one of the machines: %s",
-                        error,
-                    )
-            except OrderTrimmed:
-                return None
-            except (OrderError, UnknownLevel) as error:
-                raise CannotJoin(str(error)) from None
+        try:
+            return _keep_trying(partial(_read_first, order), awaited)
+        except OrderTrimmed:
+            return None
+        except (OrderError, UnknownLevel) as error:
+            raise CannotJoin(str(error)) from None
+
+
+def _keep_trying(attempt: Callable[[], T], awaited: str) -> T:
+    """Return what `attempt` returns when it no longer raises `OrderUnreachable`; log now and then what is `awaited`."""
+    said_at = time.monotonic()
+    while True:
+        try:
+            return attempt()
+        except OrderUnreachable as error:
+            if time.monotonic() >= said_at + _SAY_S:
+                said_at = time.monotonic()
+                log.warning("still waiting for %s: %s", awaited, error)
 
 
 def _read_first(order: JetStreamOrder) -> Origin:

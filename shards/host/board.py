@@ -387,51 +387,39 @@ class Board:
 
     def history(self) -> tuple[int, int]:
         """Read tail (LSN) and next revision, as one append left them."""
-        words, fence = self.words, self.log.fence
-        while True:
-            turn = words[_TURN]
-            if fence:
-                fence(Fence.TURN_THEN_SLOT)
-            slot = LOG_AT + 2 * (turn & 1)
-            tail, following = words[slot], words[slot + 1]
-            if fence:
-                fence(Fence.SLOT_THEN_TURN)
-            if words[_TURN] == turn:
-                return tail, following
+        return self._read_pair(_TURN, LOG_AT)
 
     def advance(self, tail: int, next_revision: int) -> None:
         """Publish a new end of the history. Only the holder of the append lock may."""
-        words = self.words
-        turn = words[_TURN] + 1
-        slot = LOG_AT + 2 * (turn & 1)
-        words[slot], words[slot + 1] = tail, next_revision
-        if self.log.fence:
-            self.log.fence(Fence.RECORD_THEN_TURN)
-        words[_TURN] = turn
+        self._publish_pair(_TURN, LOG_AT, tail, next_revision)
 
     def show(self, lsn: int, revision: int) -> None:
         """Let readers see the history up to `lsn` and `revision`. Only the shard of a cluster may."""
-        words = self.words
-        turn = words[_SHOWN_TURN] + 1
-        slot = ORDER_AT + 2 * (turn & 1)
-        words[slot], words[slot + 1] = lsn, revision
-        if self.log.fence:
-            self.log.fence(Fence.RECORD_THEN_TURN)
-        words[_SHOWN_TURN] = turn
+        self._publish_pair(_SHOWN_TURN, ORDER_AT, lsn, revision)
 
-    def _read_shown(self) -> tuple[int, int]:
-        """Read LSN and revision up to which a machine of a cluster shows the history."""
+    def _read_pair(self, turn_at: int, slots_at: int) -> tuple[int, int]:
+        """Read the two words that belong together, from the slot that the word `turn_at` names."""
         words, fence = self.words, self.log.fence
         while True:
-            turn = words[_SHOWN_TURN]
+            turn = words[turn_at]
             if fence:
                 fence(Fence.TURN_THEN_SLOT)
-            slot = ORDER_AT + 2 * (turn & 1)
-            lsn, revision = words[slot], words[slot + 1]
+            slot = slots_at + 2 * (turn & 1)
+            pair = words[slot], words[slot + 1]
             if fence:
                 fence(Fence.SLOT_THEN_TURN)
-            if words[_SHOWN_TURN] == turn:
-                return lsn, revision
+            if words[turn_at] == turn:
+                return pair
+
+    def _publish_pair(self, turn_at: int, slots_at: int, first: int, second: int) -> None:
+        """Write two words that belong together into the slot that is not read now, then have it read."""
+        words = self.words
+        turn = words[turn_at] + 1
+        slot = slots_at + 2 * (turn & 1)
+        words[slot], words[slot + 1] = first, second
+        if self.log.fence:
+            self.log.fence(Fence.RECORD_THEN_TURN)
+        words[turn_at] = turn
 
     def last_revision(self) -> int:
         """Return the last revision of the history."""
@@ -445,7 +433,7 @@ class Board:
         be shown.
         """
         if self._is_clustered:
-            return self._read_shown()
+            return self._read_pair(_SHOWN_TURN, ORDER_AT)
         lsn, following = self.history()
         fence = self.log.fence
         for row in self.shards:
@@ -467,7 +455,7 @@ class Board:
         To be called after a read of a map: then the map had no more than that. The fences between the loads of the one
         pair also keep the history's from coming before the read.
         """
-        shown = self._read_shown()[1]
+        shown = self._read_pair(_SHOWN_TURN, ORDER_AT)[1]
         return shown if shown >= self.last_revision() else None
 
     def close(self) -> None:

@@ -15,13 +15,14 @@ import click
 
 from kvserver.commands.local.local_store import settings_of
 from kvserver.commands.terminal import exit_with
+from kvserver.serve.cluster.addresses import NUMBERS, NUMBERS_TEXT
 from kvserver.serve.cluster.files import ClusterError, ClusterSetup, setup_of
 from kvserver.serve.cluster.processes import order_argv
 from kvserver.settings import ServerSettings
 from shards.host.logs import print_error
 from shards.host.process import PARENT_VARIABLE
 from shards.log.epoch import first_revision, new_epoch
-from shards.order.messages import MOST_NODES, encode_init, init_of
+from shards.order.messages import encode_init, init_of
 
 HELP = """Begin the order of a new cluster, once. Its servers wait for that.
 
@@ -54,8 +55,8 @@ def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -
     names = [machine.name for machine in setup.machines] or (nodes or "").split(",")
     if nodes is not None and setup.machines:
         raise click.UsageError("--nodes is for engines that run already: --cluster names the machines")
-    if len(names) not in (1, 3, MOST_NODES) or not all(names):
-        raise click.UsageError(f"a cluster has 1, 3 or {MOST_NODES} machines, not {', '.join(names) or 'none'}")
+    if len(names) not in NUMBERS or not all(names):
+        raise click.UsageError(f"a cluster has {NUMBERS_TEXT} machines, not {', '.join(names) or 'none'}")
     status = create_order(setup, settings, names, max_bytes)
     if status:
         exit_with("the order was not made; what went wrong is above")
