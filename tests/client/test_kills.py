@@ -122,21 +122,27 @@ def test_the_feed_is_witness(sdk: Sdk, killed_server: Server, patience: float) -
         wait_for(lambda: killer.kills >= KILLS or killer.failure, f"{KILLS} kills", 20.0 * KILLS)
         killer.stop()
         stop.set()
-        for writer in writers:
-            writer.join(60)
-            assert not writer.is_alive()
-            if writer.failure is not None:
-                raise writer.failure
-            writer.driver.close()
-        with server.client() as client:
-            last = int(client.put("/v1/kv/last", content=b"").raise_for_status().headers["kv-revision"])
-        for collector in collectors:
-            collector.join(60)
-            assert collector.failure is None and not collector.is_alive(), collector.failure
+        last = finish(server, writers, collectors)
     events = [event for message in polled(server, since)[0] for event in message.get("events", ())]
     check_writes(writers, events)
     check_watches(collectors, events, last)
     assert sum(len(writer.done) for writer in writers) > 100, "else little was tried"
+
+
+def finish(server: Server, writers: list[Writer], collectors: list[Collector]) -> int:
+    """Wait for writers that were told to stop; end the watches by a last write, and return its revision."""
+    for writer in writers:
+        writer.join(60)
+        assert not writer.is_alive()
+        if writer.failure is not None:
+            raise writer.failure
+        writer.driver.close()
+    with server.client() as client:
+        last = int(client.put("/v1/kv/last", content=b"").raise_for_status().headers["kv-revision"])
+    for collector in collectors:
+        collector.join(60)
+        assert collector.failure is None and not collector.is_alive(), collector.failure
+    return last
 
 
 def remembers_outcomes(server: Server) -> bool:

@@ -19,7 +19,7 @@ from tests.client.canned import CannedServer
 from tests.client.driver import Driver
 from tests.client.gate import DeafPort, Gate
 from tests.client.sdks import Sdk
-from tests.client.test_kills import Writer, check_watches, check_writes
+from tests.client.test_kills import Writer, check_watches, check_writes, finish
 from tests.client.watching import Collector, Watching
 from tests.system.feeds import now, polled
 from tests.system.harness import Server, wait_for
@@ -63,17 +63,7 @@ def test_one_of_two_is_always_there(sdk: Sdk, server: Server, gates: tuple[Gate,
             wait_for_progress(writers, collectors)
             gates[turn % 2].open()
         stop.set()
-        for writer in writers:
-            writer.join(60)
-            assert not writer.is_alive()
-            if writer.failure is not None:
-                raise writer.failure
-            writer.driver.close()
-        with server.client() as client:
-            last = int(client.put("/v1/kv/last", content=b"").raise_for_status().headers["kv-revision"])
-        for collector in collectors:
-            collector.join(60)
-            assert collector.failure is None and not collector.is_alive(), collector.failure
+        last = finish(server, writers, collectors)
     events = [event for message in polled(server, since)[0] for event in message.get("events", ())]
     check_writes(writers, events)
     check_watches(collectors, events, last)
