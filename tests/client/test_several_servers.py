@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from tests.client.canned import CannedServer
 from tests.client.driver import Driver
 from tests.client.gate import DeafPort, Gate
 from tests.client.sdks import Sdk
-from tests.client.test_kills import Writer, check_watches, check_writes, finish
-from tests.client.watching import Collector, Watching
-from tests.system.feeds import now, polled
-from tests.system.harness import Server, wait_for
+from tests.client.watching import Watching
+from tests.client.witness import Witness
+from tests.system.harness import Server
 from tests.system.kvserver.commands.programs import run
 
 TURNS = 4
@@ -48,39 +46,14 @@ def url_of(*places: Gate | CannedServer | DeafPort | Server) -> str:
 def test_one_of_two_is_always_there(sdk: Sdk, server: Server, gates: tuple[Gate, Gate]) -> None:
     with server.client() as client:
         client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-    since, stop = now(server), threading.Event()
     options = {"patience": 20, "timeout": 10, "idempotency": True}
-    writers = [Writer(sdk, url_of(*gates), number, stop, options) for number in range(2)]
-    with (
-        Watching(sdk, url_of(*gates), since=since) as follower,
-        Watching(sdk, url_of(*gates), prefixes=["k/", "last"], snapshot=True) as copier,
-    ):
-        collectors = [Collector(follower, "last"), Collector(copier, "last")]
-        for thread in (*writers, *collectors):
-            thread.start()
+    with Witness(sdk, url_of(*gates), server, options) as witness:
         for turn in range(TURNS):
             gates[turn % 2].shut()
-            wait_for_progress(writers, collectors)
+            witness.wait_for_progress()
             gates[turn % 2].open()
-        stop.set()
-        last = finish(server, writers, collectors)
-    events = [event for message in polled(server, since)[0] for event in message.get("events", ())]
-    check_writes(writers, events)
-    check_watches(collectors, events, last)
-    for writer in writers:
-        assert not writer.unknown and not writer.unknown_adds, "its Idempotency-Key lets it ask the other"
-
-
-def wait_for_progress(writers: list[Writer], collectors: list[Collector]) -> None:
-    """Wait until each has done or seen something new. What ended one shows at the end."""
-    done = [len(writer.done) + 3 for writer in writers]
-    seen = [len(collector.changes) + 3 for collector in collectors]
-
-    def all_did() -> bool:
-        wrote = all(w.failure or len(w.done) >= n for w, n in zip(writers, done, strict=True))
-        return wrote and all(c.failure or len(c.changes) >= n for c, n in zip(collectors, seen, strict=True))
-
-    wait_for(all_did, "writes and changes over the other", 90)
+        witness.check()
+    witness.check_all_known()
 
 
 def test_another_is_asked_at_once_when_one_is_not_current(sdk: Sdk, server: Server, key: str) -> None:
