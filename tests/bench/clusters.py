@@ -171,6 +171,10 @@ class Engines(Programs, Several):
             raise RuntimeError(f"{self.name} make no stream")
         wait_for(lambda: any(map(_has_replicas, self._machines)), "a stream with all replicas", _WHOLE_S)
 
+    def monitor(self, index: int) -> str:
+        """Return host and port where the engine of this index says how it is."""
+        return self._machines[index].monitor
+
     def _setup(self, own: Machine) -> tuple[ServerSettings, ClusterSetup]:
         """Return what a server with this engine would be told, and what follows from it."""
         settings = ServerSettings(

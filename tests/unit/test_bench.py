@@ -241,6 +241,17 @@ def test_the_report_has_a_row_for_each_contender_and_all_of_it_in_json() -> None
     assert figures[2]["target"] == {"comparison": "at least", "limit": 2, "of": "ratio", "met": True}
 
 
+def test_cases_of_other_metrics_have_a_table_of_their_own() -> None:
+    findings = Findings()
+    for case, metrics in {"GET": {"ops/s": 2.0, "ms": 1.0}, "PUT": {"ms": 3.0}, "fault": {"silent s": 4.0}}.items():
+        findings.add(case, {"ours": [metrics]})
+    heads = [line for line in report.section("get", "One key.", findings).splitlines() if line.startswith("| case")]
+    assert heads == [
+        "| case | contender | ops/s | ms | ratio | target |",
+        "| case  | contender | silent s | ratio | target |",
+    ]
+
+
 def test_several_rounds_are_shown_with_their_range() -> None:
     assert report.cell(Figure("case", "ours", "ops/s", [300.0, 100.0, 200.0])) == "200 (100-300)"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import programs, publishers
+from tests.bench.client import Refused
 from tests.bench.clusters import Cluster, Engines, EtcdCluster, Several
 from tests.bench.contenders import Contender, KVServer, Process
 from tests.bench.measure import Findings, Round, Target, alternate
@@ -29,21 +30,24 @@ SERIALIZABLE: Final = "etcd of three, serializable"
 _WARM_UP_S: Final = 1.0
 _IDLE_S: Final = 2.0
 
+Measure = Callable[[Bench, Findings, Cluster], None]
 Run = Callable[[float, int], Round]
 """Takes seconds and clients."""
 
 
 def cluster(bench: Bench) -> Findings:
-    """Rates by `--reads linear`, of all contenders; by `--reads local`, beside a server alone; then faults."""
+    """With `--reads linear` rates beside those of all contenders, and faults; with `local` rates beside a server."""
     findings = Findings()
-    with _noted(findings, "--reads linear"), ExitStack() as stack:
-        for ours in bench.start(stack, findings, [Cluster(bench.directory)]):
-            _linear(bench, findings, ours)
-            with _noted(findings, "faults"):
-                silence(bench, findings, ours)
-    with _noted(findings, "--reads local"), ExitStack() as stack:
-        for ours in bench.start(stack, findings, [Cluster(bench.directory, "local")]):
-            _local(bench, findings, ours)
+    sections: dict[str, dict[str, Measure]] = {
+        "linear": {"rates": _linear, "faults": silence},
+        "local": {"rates": _local},
+    }
+    for reads, measures in sections.items():
+        with _noted(findings, f"--reads {reads}"), ExitStack() as stack:
+            for ours in bench.start(stack, findings, [Cluster(bench.directory, reads)]):
+                for what, measure in measures.items():
+                    with _noted(findings, f"--reads {reads}, {what}"):
+                        measure(bench, findings, ours)
     return findings
 
 
@@ -52,7 +56,7 @@ def _noted(findings: Findings, what: str) -> Iterator[None]:
     """Note what goes wrong, so that it does not take with it what was measured before."""
     try:
         yield
-    except (Failed, OSError, AssertionError, RuntimeError) as error:
+    except (Failed, Refused, OSError, AssertionError, RuntimeError) as error:
         findings.notes.append(f"{what} FAILED: {type(error).__name__}: {error}")
 
 

@@ -132,11 +132,14 @@ def silence(bench: Bench, findings: Findings, cluster: Cluster) -> None:
     with client.Connection(cluster.port) as connection:
         connection.ask(cluster.put(_KEPT, VALUE))
     rounds: dict[str, list[Round]] = {fault.name: [] for fault in FAULTS}
-    for number, fault in itertools.product(range(bench.rounds), FAULTS):
-        bench.say(f"{fault.name}, round {number + 1}")
-        rounds[fault.name].append(_suffer(cluster, fault))
-    for name, results in rounds.items():
-        findings.add(name, {"cluster": results})
+    try:
+        for number, fault in itertools.product(range(bench.rounds), FAULTS):
+            bench.say(f"{fault.name}, round {number + 1}")
+            rounds[fault.name].append(_suffer(cluster, fault))
+    finally:
+        for name, results in rounds.items():
+            if results:
+                findings.add(name, {"cluster": results})
 
 
 def _suffer(cluster: Cluster, fault: Fault) -> Round:
