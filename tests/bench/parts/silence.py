@@ -26,6 +26,9 @@ _LEAST_S: Final = 3.0
 """For which a fault is watched at least, since it may show late."""
 _STEADY_S, _STEADY_GAP_S = 1.0, 0.3
 """Clients are served steadily if for that long none of them waited for longer than this."""
+_LAST: Final = int(2 * _STEADY_S / EACH_S)
+"""Answers that are more than come in that time."""
+_LOOK_S: Final = 0.1
 _PATIENCE_S: Final = 60.0
 _TIMEOUT_S: Final = 30.0
 
@@ -95,10 +98,10 @@ class Clients:
         everyone = list(itertools.chain.from_iterable(self._askers.values()))
         while (now := time.monotonic()) < give_up_at:
             since = max(begun, now - _STEADY_S)
-            waited = max(longest_silence(asker.done[-1000:], since, now) for asker in everyone)
+            waited = max(longest_silence(asker.done[-_LAST:], since, now) for asker in everyone)
             if now >= begun + _STEADY_S and waited <= _STEADY_GAP_S:
                 return now
-            time.sleep(EACH_S)
+            time.sleep(_LOOK_S)
         raise TimeoutError(f"clients are not served steadily again within {_PATIENCE_S:g} s")
 
     def silences(self, begun: float, ended: float, prefix: str = "") -> Round:
