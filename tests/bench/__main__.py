@@ -19,6 +19,7 @@ from tests.bench.measure import Findings
 from tests.bench.parts import Bench, Part
 from tests.bench.parts.batch import batch
 from tests.bench.parts.clients import clients
+from tests.bench.parts.cluster import cluster
 from tests.bench.parts.delete import delete
 from tests.bench.parts.everyday import everyday
 from tests.bench.parts.expiry import expiry
@@ -53,13 +54,18 @@ PARTS: Final = {
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
     "transfer": Part("kvserver import and export of 100-byte values; redis-cli --pipe of the same.", transfer),
     "clients": Part("The client libraries on one connection, beside redis-py on Redis and nats.py on NATS.", clients),
+    "cluster": Part(
+        "Three machines on this one, values of 100 bytes, beside one server, the engines alone and etcd; and for how "
+        "long clients of the machines that are left got no answer when something failed.",
+        cluster,
+    ),
     "start": Part("kvserver serve until ready, after a clean stop.", start),
     "restart": Part("A killed shard until it answers writes; reads go on meanwhile.", restart),
     "memory": Part("Memory of all processes and maps, more than when empty.", memory),
     "scale": Part("Workers and shards, 64 connections; the ratio is that of the default numbers.", scale),
 }
 
-PLOTTED: Final = ("get", "put", "feed", "connections", "everyday")
+PLOTTED: Final = ("get", "put", "feed", "connections", "everyday", "cluster")
 
 
 def _say(text: str) -> None:

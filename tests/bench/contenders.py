@@ -15,7 +15,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
@@ -154,7 +154,7 @@ class KVServer(Contender):
             self._token_file.unlink(missing_ok=True)
 
 
-class _Programs(Process):
+class Programs(Process):
     """A server made of programs of others."""
 
     def __init__(self, directory: Path) -> None:
@@ -195,7 +195,7 @@ class _Programs(Process):
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-class _HttpPrograms(_Programs, Contender):
+class HttpPrograms(Programs, Contender):
     """A contender made of programs of others."""
 
     def _answers(self) -> bool:
@@ -205,7 +205,7 @@ class _HttpPrograms(_Programs, Contender):
         return False
 
 
-class Webdis(_HttpPrograms):
+class Webdis(HttpPrograms):
     """Redis behind Webdis, which turns HTTP into its protocol.
 
     Attributes:
@@ -265,7 +265,7 @@ class Webdis(_HttpPrograms):
                         raise client.Refused("Redis refused a SET")
 
 
-class Redis(_Programs):
+class Redis(Programs):
     """Redis alone, which writes nothing to the disk."""
 
     name = "redis"
@@ -283,7 +283,7 @@ class Redis(_Programs):
             return False
 
 
-class Nats(_Programs):
+class Nats(Programs):
     """NATS with JetStream, for its key-value buckets."""
 
     name = "nats"
@@ -300,7 +300,7 @@ class Nats(_Programs):
             return False
 
 
-class Nginx(_HttpPrograms):
+class Nginx(HttpPrograms):
     """A constant answer of nginx: what HTTP costs without a store."""
 
     name = "nginx constant"
@@ -332,7 +332,7 @@ class Nginx(_HttpPrograms):
         """There is nothing to fill."""
 
 
-class Etcd(_HttpPrograms):
+class Etcd(HttpPrograms):
     """etcd, over its JSON gateway."""
 
     name = "etcd"
@@ -340,27 +340,27 @@ class Etcd(_HttpPrograms):
     needs = ("etcd",)
 
     def commands(self) -> list[list[str]]:
-        own, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
+        return self.members([self.port])
+
+    def members(self, ports: Sequence[int]) -> list[list[str]]:
+        """The commands that run a member at each of the ports, all of which store the same."""
+        peers = {f"m{port}": f"http://127.0.0.1:{free_port()}" for port in ports}
+        initial = ",".join(f"{name}={peer}" for name, peer in peers.items())
         return [
             [
                 "etcd",
-                "--data-dir",
-                str(self._directory / "data"),
-                "--listen-client-urls",
-                own,
-                "--advertise-client-urls",
-                own,
-                "--listen-peer-urls",
-                peer,
-                "--initial-advertise-peer-urls",
-                peer,
-                "--initial-cluster",
-                f"default={peer}",
+                *("--name", name, "--data-dir", str(self._directory / name)),
+                *("--listen-client-urls", own, "--advertise-client-urls", own),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", initial),
             ]
+            for (name, peer), own in zip(peers.items(), (f"http://127.0.0.1:{port}" for port in ports), strict=True)
         ]
 
-    def get(self, key: str) -> bytes:
-        return client.request("POST", "/v3/kv/range", json.dumps({"key": _base64(key.encode())}).encode())
+    def get(self, key: str, *, serializable: bool = False) -> bytes:
+        """`serializable`: a member may answer from what it has, without asking whether that is current."""
+        asked = {"key": _base64(key.encode()), **({"serializable": True} if serializable else {})}
+        return client.request("POST", "/v3/kv/range", json.dumps(asked).encode())
 
     def put(self, key: str, value: bytes) -> bytes:
         body = {"key": _base64(key.encode()), "value": _base64(value)}

@@ -12,21 +12,9 @@
  * most microseconds from the acknowledgement of a value to its receipt by a reader; one that came first took none.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+#include "net.h"
 
-enum { DIGITS = 10, VALUE = 100, WRITERS = 8, BUCKETS = 100 * 1000, BUCKET_US = 100, DRAIN_US = 30 * 1000 * 1000 };
+enum { DIGITS = 10, VALUE = 100, WRITERS = 8, DRAIN_US = 30 * 1000 * 1000 };
 enum { MOST = 1 << 26, BUFFER = 1 << 20 };
 
 struct reader { int fd, head, told, kept; uint64_t seen; char rest[DIGITS + 1]; };
@@ -35,52 +23,10 @@ struct writer { int fd; size_t sent, size; int newlines, head; long left; uint32
 static struct reader *readers;
 static struct writer writers[WRITERS];
 static int64_t *acknowledged;  /* by number: when, 0: not yet */
-static uint64_t histogram[BUCKETS], received, most_us;
+static struct latencies late;
 static uint32_t written;
 static int count, each, publish, epoll, is_timed;
 static char buffer[BUFFER + DIGITS + 2];
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static int64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000LL + now.tv_nsec / 1000;
-}
-
-static int dial(int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(0x7f000001)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
-        fail("connect to %d: %s", port, strerror(errno));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
-}
-
-static void watch(int fd, uint64_t which)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = which};
-    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
-static void send_all(int fd, const char *data, size_t size)
-{
-    while (size) {
-        ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
-        if (sent < 0) fail("send: %s", strerror(errno));
-        data += sent, size -= sent;
-    }
-}
 
 /* A text message with a mask of zeros. */
 static void send_frame(int fd, const char *text)
@@ -111,10 +57,7 @@ static void open_reader(struct reader *reader, int port, const char *request, co
 static void note(uint32_t number, int64_t now)
 {
     int64_t at = number < MOST ? acknowledged[number] : 0, took = at ? now - at : 0;
-    if (!is_timed) return;
-    received++;
-    histogram[took / BUCKET_US < BUCKETS ? took / BUCKET_US : BUCKETS - 1]++;
-    if ((uint64_t)took > most_us) most_us = took;
+    if (is_timed) add_latency(&late, took);
 }
 
 /* Find the numbers in what arrived; what may be the beginning of one is kept. */
@@ -239,14 +182,6 @@ static void turn(int timeout_ms)
         if (events[i].data.u64 < UINT64_MAX) read_some(&readers[events[i].data.u64]);
 }
 
-static double quantile(double share)
-{
-    uint64_t so_far = 0;
-    for (int i = 0; i < BUCKETS; i++)
-        if ((so_far += histogram[i]) >= share * received) return (i + 1) * (double)BUCKET_US;
-    return 0;
-}
-
 static void run(double rate, uint64_t window, double seconds)
 {
     int64_t begun = now_us(), until = begun + seconds * 1e6, now;
@@ -258,8 +193,8 @@ static void run(double rate, uint64_t window, double seconds)
         }
         turn(1);
     }
-    double took = (now_us() - begun) / 1e6, p50 = quantile(0.5), p99 = quantile(0.99);
-    uint64_t in_time = received, most = most_us;
+    double took = (now_us() - begun) / 1e6, p50 = quantile_us(&late, 0.5), p99 = quantile_us(&late, 0.99);
+    uint64_t in_time = late.count, most = late.most_us;
     is_timed = 0;
     while (slowest() < written && now_us() < until + DRAIN_US) turn(10);
     uint64_t missing = (uint64_t)written * count;
@@ -277,12 +212,12 @@ int main(int argc, char **argv)
     epoll = epoll_create1(0);
     for (int i = 0; i < count; i++) {
         open_reader(&readers[i], atoi(argv[1]), argv[3], argv[4]);
-        watch(readers[i].fd, i);
+        watch(epoll, readers[i].fd, i);
     }
     for (int i = 0; i < WRITERS; i++) {
         writers[i].fd = dial(atoi(argv[6]));
         writers[i].out = malloc(400 + each * (VALUE + 100));
-        watch(writers[i].fd, UINT64_MAX);
+        watch(epoll, writers[i].fd, UINT64_MAX);
     }
     int64_t patience = now_us() + DRAIN_US;
     for (int i = 0; i < count; i++)

@@ -6,15 +6,13 @@ Python could not count that fast.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from tests.bench import programs
 from tests.bench.measure import Round
 
-SOURCE: Final = Path(__file__).with_suffix(".c")
 HANDSHAKE: Final = (
     "GET {target} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nUpgrade: websocket\r\n"
     "Connection: Upgrade\r\n"
@@ -25,10 +23,6 @@ _LINE: Final = re.compile(
     r"written=(\d+) received=(\d+) seconds=([\d.]+) missing=(-?\d+) p50=(\d+) p99=(\d+) max=(\d+)\n"
 )
 _DRAIN_S: Final = 70.0
-
-
-class Failed(RuntimeError):
-    """The readers, or the server, did not do what they should."""
 
 
 @dataclass(frozen=True)
@@ -53,43 +47,20 @@ class Writer:
     window: int = 0
 
 
-def compiler() -> str | None:
-    """What compiles C here; None: nothing."""
-    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-
-
-def build(directory: Path) -> Path:
-    """The compiled program, in `directory`. Raises `Failed`."""
-    program = directory / "fanout"
-    command = [compiler() or "cc", "-O2", "-o", str(program), str(SOURCE)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise Failed(f"{' '.join(command)}: {done.stderr[-1000:]}")
-    return program
-
-
 def run(program: Path, readers: Readers, writer: Writer, seconds: float) -> Round:
-    """Deliveries a second, and how late they were. Raises `Failed`, also if anything written did not come."""
+    """Deliveries a second, and how late they were. Raises `programs.Failed`, also if anything written did not come."""
     command = [readers.port, readers.count, readers.request, readers.first]
     command += [writer.kind, writer.port, writer.rate, writer.window, seconds, writer.each]
-    try:
-        done = subprocess.run(
-            [str(program), *map(str, command)], capture_output=True, text=True, timeout=seconds + _DRAIN_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Failed(f"not over {_DRAIN_S:g} s after its time") from error
-    if done.returncode:
-        raise Failed(done.stderr.strip())
-    return parse(done.stdout)
+    return parse(programs.run([str(program), *map(str, command)], seconds + _DRAIN_S))
 
 
 def parse(line: str) -> Round:
-    """What the program found out. Raises `Failed` if that is nothing, or if what was written did not come once."""
+    """What the program found out. Raises `programs.Failed` if that is nothing, or something did not come once."""
     found = _LINE.fullmatch(line)
     if found is None:
-        raise Failed(f"not understood: {line!r}")
+        raise programs.Failed(f"not understood: {line!r}")
     written, received, seconds, missing, *latencies_us = map(float, found.groups())
     if missing:
-        raise Failed(f"{missing:.0f} deliveries too few of {written:.0f} values")
+        raise programs.Failed(f"{missing:.0f} deliveries too few of {written:.0f} values")
     p50, p99, most = (latency / 1000 for latency in latencies_us)
     return {"deliveries/s": received / seconds, "p50 ms": p50, "p99 ms": p99, "max ms": most}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ _PROGRAMS: Final = {
     "webdis": ["dpkg-query", "-W", "-f", "${Version}", "webdis"],
     "nginx": ["nginx", "-v"],
     "etcd": ["etcd", "--version"],
+    "nats-server": ["nats-server", "--version"],
     "wrk": ["dpkg-query", "-W", "-f", "${Version}", "wrk"],
 }
 _PACKAGES: Final = ("kvserver", "gunicorn", "uvicorn", "falcon", "pyzmq", "lmdb", "msgspec")
@@ -139,10 +141,13 @@ def _file_system(directory: Path) -> str:
 
 
 def _version(command: list[str]) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # a package brings nats-server beside Python
+    program = shutil.which(command[0], path=path) or command[0]
+    asked = [program, *command[1:]]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return "missing"
     lines = (done.stdout or done.stderr).strip().splitlines()
     words = [word for word in (lines[0].split() if lines else []) if any(letter.isdigit() for letter in word)]
-    return words[0].removeprefix("v=").rpartition("/")[2] if words and not done.returncode else "missing"
+    return words[0].lstrip("v=").rpartition("/")[2] if words and not done.returncode else "missing"

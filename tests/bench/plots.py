@@ -23,6 +23,7 @@ RATE: Final = "ops/s"
 DELIVERIES: Final = "deliveries/s"
 OURS: Final = "kvserver"
 REDIS: Final = "Webdis + Redis"
+_ENGINE: Final = "nats-server"
 _WIDTH: Final = 7.2
 """Inches; a page shows 96 pixels for each."""
 _BAR: Final = 0.29
@@ -69,11 +70,12 @@ class Results:
                     return found
         return None
 
-    def setting(self, part: str) -> str:
-        """Say on what and how a part was measured."""
+    def setting(self, part: str, *programs: str) -> str:
+        """Say on what and how a part was measured. `programs`: the peers; none: all that make no load."""
         facts = next(report["facts"] for report in self.reports if part in report["parts"])
         versions = dict(each.rsplit(" ", 1) for each in facts["programs"].split(", "))
-        peers = ", ".join(f"{name} {version.partition('+')[0]}" for name, version in versions.items() if name != "wrk")
+        shown = programs or [name for name in versions if name not in ("wrk", _ENGINE)]
+        peers = ", ".join(f"{name} {versions[name].partition('+')[0]}" for name in shown if name in versions)
         python = facts["Python"].partition(",")[0]
         rounds = facts["settings"].partition(",")[0]
         machine = facts["machine"].rpartition(",")[0]
@@ -119,6 +121,7 @@ def draw(results: Results) -> dict[str, bytes]:
         "peers": _draw_peers,
         "connections": _draw_connections,
         "everyday": _draw_everyday,
+        "cluster": _draw_cluster,
     }
     drawn = {}
     for name, drawer in drawers.items():
@@ -161,10 +164,15 @@ def _draw_peers(results: Results, theme: Theme) -> Figure | None:
     races = [(part, panel) for part, panel in races if panel.bars]
     if not races:
         return None
-    panels = [panel for _, panel in races]
+    title = "Requests a second, relative to kvserver (= 1)"
+    setting = f"{results.setting(races[0][0])} Values of 100 bytes."
+    return _draw_panels(title, setting, [panel for _, panel in races], theme)
+
+
+def _draw_panels(title: str, setting: str, panels: Sequence[Panel], theme: Theme) -> Figure:
+    """Draw bars of several things, one below the other."""
     rows = sum(len(panel.bars) + 1.9 for panel in panels)
-    title = "How much a second, beside kvserver (= 1): 100-byte values"
-    figure, top = _start(title, results.setting(races[0][0]), rows * _BAR, theme)
+    figure, top = _start(title, setting, rows * _BAR, theme)
     grid = figure.add_gridspec(
         len(panels),
         1,
@@ -324,3 +332,30 @@ def _draw_everyday(results: Results, theme: Theme) -> Figure | None:
     _strip(axes, max(max(row[1:]) for row in rows))
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 0.985), fontsize=9)
     return figure
+
+
+_CLUSTER: Final = {
+    "cluster": f"{OURS}, three machines",
+    "engines alone": "NATS JetStream alone",
+    "etcd of three": "etcd, three members",
+}
+"""Contenders of the part of that name, the first of which is this server."""
+_CLUSTER_CASES: Final = ("PUT, 1 client", "PUT, 96 clients", "PUT, 384 clients")
+
+
+def _draw_cluster(results: Results, theme: Theme) -> Figure | None:
+    panels = [
+        Panel(case, [Bar(_CLUSTER[name], rate, f"{_round_off(rate)}/s", name == "cluster") for name, rate in known])
+        for case in _CLUSTER_CASES
+        if len(known := _cluster_rates(results, case)) == len(_CLUSTER)
+    ]
+    if not panels:
+        return None
+    setting = f"{results.setting('cluster', _ENGINE, 'etcd')} Values of 100 bytes; the three share one machine."
+    return _draw_panels("PUTs a second of three machines, flushed by most", setting, panels, theme)
+
+
+def _cluster_rates(results: Results, case: str) -> list[tuple[str, float]]:
+    """Return the rates of those who were measured."""
+    rates = [(name, results.median("cluster", case, name)) for name in _CLUSTER]
+    return [(name, rate) for name, rate in rates if rate is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,10 +57,22 @@ def table(figures: Sequence[Figure]) -> str:
     )
 
 
+def _group_by_metrics(figures: Sequence[Figure]) -> list[list[Figure]]:
+    """Split the figures between neighboring cases that have no metric in common."""
+    groups: list[list[Figure]] = []
+    for _, case in itertools.groupby(figures, lambda figure: figure.case):
+        own = list(case)
+        if groups and {figure.metric for figure in own} & {figure.metric for figure in groups[-1]}:
+            groups[-1] += own
+        else:
+            groups.append(own)
+    return groups
+
+
 def section(name: str, about: str, findings: Findings) -> str:
-    """The Markdown of one part."""
+    """The Markdown of one part: a table for all cases, or several for those that have no metric in common."""
     notes = "".join(f"- {note}\n" for note in findings.notes)
-    figures = table(findings.figures) + "\n" if findings.figures else ""
+    figures = "\n".join(table(alike) + "\n" for alike in _group_by_metrics(findings.figures))
     return "\n".join(block for block in (f"## {name}\n", f"{about}\n", figures, notes) if block)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,28 +79,31 @@ class Load:
             file.write(request_file(requests))
             self._path = Path(file.name)
 
-    def run(self, seconds: float, connections: int, *, refusals: bool = False, faults: bool = False) -> Summary:
+    def run(
+        self,
+        seconds: float,
+        connections: int,
+        *,
+        ports: Sequence[int] = (),
+        refusals: bool = False,
+        faults: bool = False,
+    ) -> Summary:
         """Keep `connections` busy for some whole seconds, one request at a time each.
+
+        `ports`: of the machines over which the connections are spread, if the server has several.
 
         Raises `Failed` if none was answered; unless `faults`, if some were not; and unless `refusals` either, if some
         were refused.
         """
+        asked = ports or [self._server.port]
         command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{max(round(seconds), 1)}s",
-            "--timeout",
-            "30s",
-            "-s",
-            str(_SCRIPT),
-            f"http://127.0.0.1:{self._server.port}",
-            "--",
-            str(self._path),
-            str(random.getrandbits(30)),
+            *("wrk", f"-t{len(asked)}", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "30s"),
+            *("-s", str(_SCRIPT), f"http://127.0.0.1:{asked[0]}"),
+            *("--", str(self._path), str(random.getrandbits(30))),
         ]
+        environ = os.environ | {"BENCH_PORTS": " ".join(map(str, asked))}
         taken_before_s = self._server.cpu_s()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, env=environ)
         taken_s = self._server.cpu_s() - taken_before_s
         summary = parse(done.stdout + done.stderr)._replace(cpu_us=taken_s * 1e6)
         if (summary.faults(refusals) and not faults) or not summary.requests:

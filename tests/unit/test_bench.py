@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench import client, fanout, machine, report, wrk
+from tests.bench import client, fanout, machine, programs, publishers, report, wrk
 from tests.bench.__main__ import PARTS
-from tests.bench.contenders import KVServer
+from tests.bench.contenders import Etcd, KVServer
 from tests.bench.measure import Figure, Findings, Target, alternate, latencies, quantile
 from tests.bench.parts import Bench
 from tests.bench.parts.everyday import READS, WRITES, Row
+from tests.bench.parts.silence import longest_silence
 
 SUMMARY = """\
 Running 1s test @ http://127.0.0.1:8080
@@ -48,10 +49,37 @@ def test_what_the_readers_found_is_read_and_nothing_may_be_missing() -> None:
     found = fanout.parse(line.format(0))
     assert found == pytest.approx({"deliveries/s": 498_000 / 1.0005, "p50 ms": 9.8, "p99 ms": 20.3, "max ms": 40.623})
     for missing in (3, -1):
-        with pytest.raises(fanout.Failed, match=f"{missing} deliveries too few"):
+        with pytest.raises(programs.Failed, match=f"{missing} deliveries too few"):
             fanout.parse(line.format(missing))
-    with pytest.raises(fanout.Failed, match="not understood"):
+    with pytest.raises(programs.Failed, match="not understood"):
         fanout.parse("")
+
+
+def test_what_the_publishers_found_is_read() -> None:
+    line = "taken={} refused=3 seconds=2.000000 p50=940 p99=5050 max=9999\n"
+    assert publishers.parse(line.format(1632)) == (1632, 3, 2.0, 0.94, 5.05)
+    with pytest.raises(programs.Failed, match="none of 3 messages"):
+        publishers.parse(line.format(0))
+    with pytest.raises(programs.Failed, match="not understood"):
+        publishers.parse("")
+
+
+def test_the_longest_silence_is_between_answers_and_may_begin_or_end_without_one() -> None:
+    answers = [0.5, 1.1, 1.2, 1.9, 2.05, 3.5]
+    assert longest_silence(answers, 1.0, 2.1) == pytest.approx(0.7)
+    assert longest_silence(answers, 2.0, 3.0) == pytest.approx(0.95)
+    assert longest_silence([], 4.0, 5.5) == longest_silence([3.9, 5.6], 4.0, 5.5) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_members_of_etcd_know_each_other_and_have_places_of_their_own(tmp_path: Path, count: int) -> None:
+    ports = list(range(1000, 1000 + count))
+    commands = Etcd(tmp_path).members(ports)
+    options = [dict(zip(command[1::2], command[2::2], strict=True)) for command in commands]
+    initial = {each["--initial-cluster"] for each in options}
+    assert initial == {",".join(f"{each['--name']}={each['--initial-advertise-peer-urls']}" for each in options)}
+    assert [each["--advertise-client-urls"] for each in options] == [f"http://127.0.0.1:{port}" for port in ports]
+    assert len({each["--data-dir"] for each in options}) == count
 
 
 def test_processor_time_is_that_of_children_that_have_ended_too() -> None:
@@ -211,6 +239,17 @@ def test_the_report_has_a_row_for_each_contender_and_all_of_it_in_json() -> None
     figures = json.loads(report.as_json({"disk": "ext4"}, {"get": findings}))["parts"]["get"]["figures"]
     assert figures[2]["values"] == [600.0]
     assert figures[2]["target"] == {"comparison": "at least", "limit": 2, "of": "ratio", "met": True}
+
+
+def test_cases_of_other_metrics_have_a_table_of_their_own() -> None:
+    findings = Findings()
+    for case, metrics in {"GET": {"ops/s": 2.0, "ms": 1.0}, "PUT": {"ms": 3.0}, "fault": {"silent s": 4.0}}.items():
+        findings.add(case, {"ours": [metrics]})
+    heads = [line for line in report.section("get", "One key.", findings).splitlines() if line.startswith("| case")]
+    assert heads == [
+        "| case | contender | ops/s | ms | ratio | target |",
+        "| case  | contender | silent s | ratio | target |",
+    ]
 
 
 def test_several_rounds_are_shown_with_their_range() -> None:

@@ -23,7 +23,7 @@ PICTURES = ROOT / "kvserver/manual/pictures"
 FACTS = {
     "machine": "2 x Some CPU, 24 GiB, Linux 6.1",
     "Python": "3.11.2, /usr/bin/python3.11, Debian's",
-    "programs": "redis-server 7.0.15, webdis 0.1.9+dfsg-1.1, wrk 4.1.0",
+    "programs": "redis-server 7.0.15, webdis 0.1.9+dfsg-1.1, etcd 3.4.23, nats-server 2.15.1, wrk 4.1.0",
     "settings": "2 rounds, 1 s of wrk, 9 keys",
 }
 
@@ -55,7 +55,7 @@ def test_a_plot_says_who_is_compared_how_much_and_on_what(get: Findings) -> None
         assert text in said
     told = " ".join(said)
     assert "2 x Some CPU, 24 GiB, shared with the load generator; medians of 2 rounds." in told
-    assert "Python 3.11.2; redis-server 7.0.15, webdis 0.1.9." in told
+    assert "Python 3.11.2; redis-server 7.0.15, webdis 0.1.9, etcd 3.4.23. Values of 100 bytes." in told
     assert words(drawn["peers.dark.svg"]) == said and drawn["peers.dark.svg"] != drawn["peers.light.svg"]
 
 
@@ -81,6 +81,21 @@ def test_what_lacks_a_peer_is_not_plotted() -> None:
     assert draw(Results([made_up(get=alone)])) == {}
 
 
+def test_three_machines_are_plotted_beside_those_of_others() -> None:
+    cluster = Findings()
+    for case, rate in {"PUT, 1 client": 240.0, "PUT, 96 clients": 2_345.0}.items():
+        peers = {"engines alone": [{"ops/s": 2 * rate}], "etcd of three": [{"ops/s": rate / 2}]}
+        cluster.add(case, {"cluster": [{"ops/s": rate}], **peers})
+    cluster.add("PUT, 384 clients", {"cluster": [{"ops/s": 1.0}]})
+    drawn = draw(Results([made_up(cluster=cluster)]))
+    assert drawn.keys() == {"cluster.light.svg", "cluster.dark.svg"}
+    said = words(drawn["cluster.light.svg"])
+    for text in ("kvserver, three machines", "240/s", "480/s", "PUT, 96 clients", "1,170/s", "etcd, three members"):
+        assert text in said
+    assert "PUT, 384 clients" not in said
+    assert "nats-server 2.15.1, etcd 3.4.23." in " ".join(said)
+
+
 def test_millions_are_words() -> None:
     feed = Findings()
     case = "100 readers, as fast as it goes"
@@ -91,7 +106,7 @@ def test_millions_are_words() -> None:
 
 def test_the_manual_shows_what_the_kept_results_say() -> None:
     drawn = draw(Results([json.loads(path.read_text()) for path in RESULTS]))
-    assert {name.partition(".")[0] for name in drawn} == {"peers", "connections", "everyday"}
+    assert {name.partition(".")[0] for name in drawn} >= {"peers", "connections", "everyday"}
     for name, plot in drawn.items():
         assert words((PICTURES / name).read_bytes()) == words(plot), f"{name}: draw it again"
     assert {path.name for path in PICTURES.glob("*.svg")} == drawn.keys()
@@ -114,7 +129,7 @@ def test_a_saved_report_is_plotted_without_measuring(tmp_path: Path, get: Findin
     assert status == 2 and "--redraw wants --plots" in said
     saved.write_text(report.as_json(FACTS, {}))
     status, said = run("--redraw", saved, "--plots", tmp_path / "none")
-    assert status == 1 and "plots are of get, put, feed, connections, everyday" in said
+    assert status == 1 and "plots are of get, put, feed, connections, everyday, cluster" in said
 
 
 def test_without_matplotlib_it_says_what_to_install(

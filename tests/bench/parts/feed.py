@@ -15,7 +15,7 @@ from typing import Final
 
 import httpx
 
-from tests.bench import client, fanout
+from tests.bench import client, fanout, programs
 from tests.bench.contenders import KVServer, Webdis
 from tests.bench.fanout import HANDSHAKE, SSE, Readers, Writer
 from tests.bench.measure import Findings, Round, Target, alternate, latencies
@@ -37,10 +37,10 @@ _FEED: Final = HANDSHAKE.format(target="/v1/feed")
 def feed(bench: Bench) -> Findings:
     """Fan-out beside Redis with Webdis; idle and stalled readers; one reader, by each way."""
     findings = Findings()
-    if fanout.compiler() is None:
+    if programs.compiler() is None:
         findings.notes.append("no C compiler: what reads the feed that fast is missing")
         return findings
-    program = fanout.build(bench.directory)
+    program = programs.build("fanout", bench.directory)
     with ExitStack() as stack:
         wanted = [KVServer(bench.directory, "--sync", "os", "--workers", "1"), Webdis(bench.directory, "none")]
         ours, *peers = bench.start(stack, findings, wanted)
@@ -190,5 +190,5 @@ def _until(condition: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + 30
     while not condition():
         if time.monotonic() > give_up_at:
-            raise fanout.Failed("the gateway does not have the readers it should have")
+            raise programs.Failed("the gateway does not have the readers it should have")
         time.sleep(0.05)
