@@ -20,6 +20,8 @@ from typing import Final, Self
 
 import pytest
 
+from tests.system.harness import wait_for
+
 MiB: Final = 1 << 20
 _SIZE: Final = 1024 * MiB
 """Of a disk; what it does not hold takes no memory."""
@@ -119,9 +121,14 @@ class Disks:
 
     def come_back(self) -> None:
         """Have the disks as they were left."""
-        self.run("umount", *map(str, self._places.values()), str(self._cabinet))
+        for place in (*self._places.values(), self._cabinet):
+            wait_for(lambda place=place: self._unmount(place), f"{place} is used by nobody", 30)
         self.run("mv", str(self._memory / "left"), str(self._memory / "all"))
         self._mount()
+
+    def _unmount(self, place: Path) -> bool:
+        """Unmount it; false: what was killed has not ended yet."""
+        return subprocess.run(self.command("umount", str(place)), capture_output=True, check=False).returncode == 0
 
     def _build(self) -> None:
         memory = str(self._memory)

@@ -160,7 +160,11 @@ class Machines:
 
     def start(self) -> None:
         """Start all, and wait until they serve."""
-        self._do_with_all(Machine.start)
+        self.start_some(self.all)
+
+    def start_some(self, machines: Sequence[Machine]) -> None:
+        """Start some side by side: one alone would not become ready."""
+        do_with_each(Machine.start, machines)
 
     def begin(self) -> None:
         """Start all for the first time, and begin the order that they wait for."""
@@ -177,17 +181,12 @@ class Machines:
         """Let the power of all machines fail at one moment. They are not started."""
         assert self.surroundings.disks is not None
         self.surroundings.disks.fail()
-        self._do_with_all(Machine.kill)
+        do_with_each(Machine.kill, self.all)
         self.surroundings.disks.come_back()
 
     def boot(self) -> None:
         """Start all with nothing but what is on their disks, and wait until they serve."""
-        self._do_with_all(Machine.boot)
-
-    def _do_with_all(self, what: Callable[[Machine], object]) -> None:
-        """Side by side: one machine alone would not become ready."""
-        with ThreadPoolExecutor(len(self.all)) as pool:
-            list(pool.map(what, self.all))
+        do_with_each(Machine.boot, self.all)
 
     def leader(self) -> Machine:
         """The machine whose engine leads the stream."""
@@ -205,6 +204,12 @@ class Machines:
             wait_for(machine.is_ready, f"{machine.name} is ready", 90)
         for machine in self.all:
             wait_for(lambda machine=machine: machine.members() == names, f"{machine.name} sees all", 60)
+
+
+def do_with_each(what: Callable[[Machine], object], machines: Sequence[Machine]) -> None:
+    """Do something with machines, side by side."""
+    with ThreadPoolExecutor(len(machines)) as pool:
+        list(pool.map(what, machines))
 
 
 @contextmanager
