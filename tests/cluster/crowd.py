@@ -29,6 +29,7 @@ Event = tuple[str, str, int, Any]
 class _There(Client):
     """A client on a machine. While it is `dark` nobody has seen what it was told."""
 
+    lifetimes_s = (10_000, 20_000)  # more than clocks are apart: each machine reads by its own
     machine: Machine
     dark: threading.Event
 

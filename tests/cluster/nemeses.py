@@ -13,7 +13,7 @@ from tests.cluster.cable import Conditions
 from tests.cluster.crowd import BETWEEN, FAULT_S, Crowd
 from tests.cluster.engine_of import engine_of
 from tests.cluster.whole_machines import Machine, Machines
-from tests.system.harness import processes_of, wait_for
+from tests.system.harness import Server, processes_of, wait_for
 
 Fault = Callable[[Machines, Crowd, Random], None]
 """Something that happens. Whom it happens to is by chance."""
@@ -188,15 +188,29 @@ def set_clocks_apart(machines: Machines, crowd: Crowd, chance: Random) -> None:
     try:
         for machine, seconds in ((ahead, 3600), (behind, -3600)):
             clocks[machine.name].set_ahead(seconds)
-        wait_for(lambda: min(difference(machine) for machine in machines.all) > 3000, "the clocks differ", FAULT_S)
+        wait_for(lambda: min(map(difference, machines.all)) > 3000, "they say that they differ", FAULT_S)
+        wait_for(lambda: all([machine.ask(puts_for_a_second) for machine in machines.all]), "keys that expire", FAULT_S)
         each_goes_on(machines, crowd)
+        wait_for(lambda: all(machine.ask(is_empty) for machine in machines.all), "their end", FAULT_S)
         clocks[ahead.name].set_ahead(-3600)
         each_goes_on(machines, crowd)
     finally:
         for clock in clocks.values():
             clock.set_ahead(0)
-    wait_for(lambda: max(difference(machine) for machine in machines.all) < 5, "the clocks are right", FAULT_S)
+    wait_for(lambda: max(map(difference, machines.all)) < 5, "they say that they are right", FAULT_S)
     each_goes_on(machines, crowd)
+
+
+def puts_for_a_second(server: Server) -> bool:
+    """Write a key that soon expires; false: it was not answered."""
+    with server.client() as client:
+        return client.put(f"/v1/kv/short/{server.port}?ttl=1", content="v").is_success
+
+
+def is_empty(server: Server) -> bool:
+    """Whether nothing is left of what was put for a second."""
+    with server.client() as client:
+        return not client.get("/v1/kv?prefix=short/").raise_for_status().json()["items"]
 
 
 def difference(machine: Machine) -> float:

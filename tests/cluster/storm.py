@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.cluster.disks import require_disks
 from tests.cluster.network import require_namespaces
 from tests.cluster.whole_machines import Machines, whole_machines
 
-_IN_A_CHAPTER = 8
+_IN_A_CHAPTER = 3
 """Faults between two judgements."""
 
 
@@ -54,10 +56,26 @@ def play(machines: Machines, seed: int, until: float, only: list[str]) -> None:
                 fault(machines, crowd, chance)
                 say(f"   took {time.monotonic() - began:.1f} s")
             crowd.wait_for_more(machines.all)
-        crowd.judge()
+        try:
+            crowd.judge()
+        except AssertionError:
+            say(f"what everybody was told is in {save(crowd)}")
+            raise
         unknown = sum(not request.answers for request in crowd.history)
         say(f"{len(crowd.history)} requests, {unknown} of them without an answer: true of one store")
         seed += 1
+
+
+def save(crowd: Crowd) -> Path:
+    """Write down what everybody was told, for who looks into it; return the file."""
+    with tempfile.NamedTemporaryFile("w", prefix="kv-told-", suffix=".txt", delete=False) as file:
+        for client in crowd.clients:
+            for request in client.history:
+                print(client.machine.name, *request, file=file)
+        for follower in crowd.followers:
+            for event in follower.events:
+                print(follower.name, *event, file=file)
+    return Path(file.name)
 
 
 def say(what: str) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -233,6 +234,7 @@ def whole_machines(
             machines.begin()
             yield machines
         except BaseException:
+            traceback.print_exc()
             for machine in machines.all:
                 print(f"what {machine.name} said:\n{machine.log()[-_TOLD:]}")
             raise
