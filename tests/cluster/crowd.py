@@ -19,7 +19,6 @@ from tests.system.harness import Server, wait_for
 from tests.system.test_linearizable import GROUPS, Client, Lost, RepeatingClient
 
 BETWEEN = 40
-"""Requests that are answered between two faults."""
 FAULT_S = 90.0
 
 Event = tuple[str, str, int, Any]
@@ -108,10 +107,14 @@ def events_of(messages: Sequence[dict[str, Any]]) -> Iterator[Event]:
 class Crowd:
     """Two clients on each machine, which ask until the context ends, and followers of the feed.
 
-    Begins with an empty store.
+    Args:
+        machines: with an empty store.
+        seed: of what the clients ask.
+        between: requests that are answered while a fault lasts, and between two faults.
     """
 
-    def __init__(self, machines: Machines, seed: int = 0) -> None:
+    def __init__(self, machines: Machines, seed: int = 0, between: int = BETWEEN) -> None:
+        self._between = between
         self._machines, self._stop, self._dark = machines, threading.Event(), threading.Event()
         self.clients: list[_There] = []
         count = len(machines.all)
@@ -147,9 +150,9 @@ class Crowd:
         assert not faults, faults
         return sum(len(client.history) for client in self.clients if client.machine in among)
 
-    def wait_for_more(self, among: Sequence[Machine], count: int = BETWEEN) -> None:
-        """Wait until the clients on some machines have got further answers."""
-        before = self.answered(among)
+    def wait_for_more(self, among: Sequence[Machine], times: int = 1) -> None:
+        """Wait until the clients on some machines have got further answers; `times`: so many times as many as usual."""
+        before, count = self.answered(among), times * self._between
         names = " ".join(machine.name for machine in among)
         wait_for(lambda: self.answered(among) > before + count, f"{count} answers on {names}", FAULT_S)
 

@@ -11,6 +11,7 @@ All this is in memory, and in a mount namespace, which ends with the process tha
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,9 +39,9 @@ for step in (64 << 20, 1 << 20, 4096):
 
 
 def require_disks() -> None:
-    """Skip the test without root; expect its failure where the kernel has no loop devices or no XFS."""
-    if os.geteuid():
-        pytest.skip("needs root, to mount file systems")
+    """Skip the test without root or programs; expect its failure where the kernel has no loop devices or no XFS."""
+    if os.geteuid() or not all(map(shutil.which, ("mkfs.xfs", "mkfs.ext4"))):
+        pytest.skip("needs root, to mount file systems, and xfsprogs and e2fsprogs")
     known = Path("/proc/filesystems").read_text().split()
     missing = [name for name in ("xfs", "ext4") if name not in known]
     if missing or not Path("/dev/loop-control").exists():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from random import Random
 
 from tests.cluster.cable import Conditions
-from tests.cluster.crowd import BETWEEN, FAULT_S, Crowd
+from tests.cluster.crowd import FAULT_S, Crowd
 from tests.cluster.engine_of import engine_of
 from tests.cluster.whole_machines import Machine, Machines
 from tests.system.harness import Server, processes_of, wait_for
@@ -189,7 +189,7 @@ def set_clocks_apart(machines: Machines, crowd: Crowd, chance: Random) -> None:
         for machine, seconds in ((ahead, 3600), (behind, -3600)):
             clocks[machine.name].set_ahead(seconds)
         wait_for(lambda: min(map(difference, machines.all)) > 3000, "they say that they differ", FAULT_S)
-        wait_for(lambda: all([machine.ask(puts_for_a_second) for machine in machines.all]), "keys that expire", FAULT_S)
+        wait_for(lambda: all(machine.ask(puts_for_a_second) for machine in machines.all), "keys that expire", FAULT_S)
         each_goes_on(machines, crowd)
         wait_for(lambda: all(machine.ask(is_empty) for machine in machines.all), "their end", FAULT_S)
         clocks[ahead.name].set_ahead(-3600)
@@ -225,7 +225,7 @@ def fill_a_disk(machines: Machines, crowd: Crowd, chance: Random) -> None:
     assert disks is not None
     disks.fill(machine.name)
     try:
-        crowd.wait_for_more(machines.others(machine), 10 * BETWEEN)
+        crowd.wait_for_more(machines.others(machine), times=5)
     finally:
         disks.make_room(machine.name)
     os.kill(engine_of(machine), signal.SIGKILL)

@@ -24,8 +24,10 @@ from tests.cluster.disks import require_disks
 from tests.cluster.network import require_namespaces
 from tests.cluster.whole_machines import Machines, whole_machines
 
-_IN_A_CHAPTER = 3
+_IN_A_CHAPTER = 8
 """Faults between two judgements."""
+_BETWEEN = 200
+"""Requests that are answered while a fault lasts, and between two."""
 
 
 def schedule(seed: int) -> Iterator[tuple[nemeses.Fault, random.Random]]:
@@ -45,7 +47,7 @@ def play(machines: Machines, seed: int, until: float, only: list[str]) -> None:
     while time.monotonic() < until:
         with machines["a"].surroundings.network.inside("a"), machines["a"].client() as client:
             client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-        with Crowd(machines, seed) as crowd:
+        with Crowd(machines, seed, _BETWEEN) as crowd:
             for _ in range(_IN_A_CHAPTER):
                 crowd.wait_for_more(machines.all)
                 fault, chance = next(happens)
