@@ -72,10 +72,11 @@ class Engine:
         if self._options.may_lose:
             return
         if monitors:
-            read = await asyncio.gather(*(asyncio.to_thread(_read_varz, url) for url in monitors))
-            stream.check_flushing([reply for reply in read if reply], frozenset())
+            read = await asyncio.gather(*(asyncio.to_thread(_read_flushing, url) for url in monitors))
+            servers = frozenset()
         else:
-            stream.check_flushing(await self._ask_all("$SYS.REQ.SERVER.PING.VARZ"), servers)
+            read = list(map(stream.read_flushing, await self._ask_all("$SYS.REQ.SERVER.PING.JSZ")))
+        stream.check_flushing({name: always for told in read for name, always in told.items()}, servers)
 
     async def fetch(self, request: dict[str, int], take: Callable[[Message], None]) -> int:
         """Fetch messages by their sequence from any replica, hand them to `take`, and return how many there were."""
@@ -116,11 +117,11 @@ async def _note_error(error: Exception) -> None:
     log.debug("the engine's client: %s", error or type(error).__name__)
 
 
-def _read_varz(url: str) -> bytes:
-    """Return what a server says of itself over HTTP; empty: nothing."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/varz", timeout=_REQUEST_S) as answer:
-        return bytes(answer.read())
-    return b""
+def _read_flushing(url: str) -> dict[str, object]:
+    """Return what a server says of its JetStream over HTTP, by its URL; empty: nothing."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/jsz", timeout=_REQUEST_S) as answer:
+        return stream.read_flushing_of(url, bytes(answer.read()))
+    return {}
 
 
 def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:

@@ -6,6 +6,7 @@ Beside it, `kv.tell.<node>` is from one node to all, and `kv.ask.<to>.<from>` fr
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import zlib
 from collections.abc import Mapping
@@ -83,17 +84,18 @@ class _Info(msgspec.Struct):
     error: _Failure | None = None
 
 
-class _EngineStatus(msgspec.Struct):
-    config: dict[str, object] = {}
+class _Jsz(msgspec.Struct):
+    config: dict[str, object] | None = None
+    disabled: bool = False
 
 
-class _Varz(msgspec.Struct):
-    server_name: str = ""
-    jetstream: _EngineStatus = msgspec.field(default_factory=_EngineStatus)
+class _Server(msgspec.Struct):
+    name: str = ""
 
 
-class _VarzReply(msgspec.Struct):
-    data: _Varz = msgspec.field(default_factory=_Varz)
+class _JszReply(msgspec.Struct):
+    server: _Server = msgspec.field(default_factory=_Server)
+    data: _Jsz = msgspec.field(default_factory=_Jsz)
 
 
 class EngineError(Exception):
@@ -194,41 +196,50 @@ def read_info(reply: bytes) -> StreamFacts:
         raise EngineError(f"the engine's answer about {NAME} cannot be read: {error}") from None
 
 
-def check_flushing(replies: list[bytes], servers: frozenset[str]) -> None:
-    """Check that all `servers` flush each message before they confirm it, by what they say of their variables.
+def check_flushing(told: Mapping[str, object], servers: frozenset[str]) -> None:
+    """Check that all `servers` flush each message before they confirm it, by how they say that JetStream is set.
 
     Args:
-        replies: bodies of /varz, or of replies of the system account with them.
+        told: by server, `sync_always` of its JetStream.
         servers: names that must be among them; empty: whichever did answer.
 
     Raises `NotDurable`.
     """
-    flushing: dict[str, bool] = {}
-    for reply in replies:
-        varz = _read_varz(reply)
-        if varz is not None:
-            flushing[varz.server_name] = varz.jetstream.config.get("sync_always") is True
-    lax = sorted(name for name, always in flushing.items() if not always)
+    lax = sorted(name for name, always in told.items() if always is not True)
     if lax:
         raise NotDurable(
             f"{', '.join(lax)} would lose messages with the power: set `sync_interval: always` in its jetstream {{ }}"
         )
-    silent = sorted(servers - flushing.keys())
-    if silent or not flushing:
+    silent = sorted(servers - told.keys())
+    if silent or not told:
         raise NotDurable(
-            f"it is not known whether {', '.join(silent) or 'the engine'} flushes each message: name the monitoring "
-            "ports (http://HOST:8222) of all its servers"
+            f"it is not known whether {', '.join(silent) or 'the engine'} flushes each message: its JetStream does not "
+            "run yet, or it is not asked; name the monitoring ports (http://HOST:8222) of all its servers"
         )
 
 
-def _read_varz(reply: bytes) -> _Varz | None:
-    try:
-        varz = msgspec.json.decode(reply, type=_Varz)
-        if not varz.server_name:
-            varz = msgspec.json.decode(reply, type=_VarzReply).data
-    except msgspec.MsgspecError:
-        return None
-    return varz if varz.server_name else None
+def read_flushing(reply: bytes) -> dict[str, object]:
+    """Read what a server of the system account says of its JetStream, by its name; empty: nothing."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        read = msgspec.json.decode(reply, type=_JszReply)
+        if read.server.name:
+            return _flushing_of(read.server.name, read.data)
+    return {}
+
+
+def read_flushing_of(name: str, reply: bytes) -> dict[str, object]:
+    """Read what the server `name` says at /jsz; empty: nothing.
+
+    Not at /varz: a server that is asked there before its JetStream runs leaves out, for ever, how that is set.
+    """
+    with contextlib.suppress(msgspec.MsgspecError):
+        return _flushing_of(name, msgspec.json.decode(reply, type=_Jsz))
+    return {}
+
+
+def _flushing_of(name: str, jsz: _Jsz) -> dict[str, object]:
+    """What it says, unless its JetStream does not run."""
+    return {} if jsz.disabled or jsz.config is None else {name: jsz.config.get("sync_always")}
 
 
 def read_message(headers: Mapping[str, str] | None, payload: bytes) -> Message | None:

@@ -43,6 +43,9 @@ REFUSED = (503, 507)
 class Client(threading.Thread):
     """Sends one request after the other until `stop` is set, and notes what came of it in `history`."""
 
+    lifetimes_s = (1000, 2000)
+    """That keys get; none ends before the test does."""
+
     def __init__(self, address: tuple[str, int], number: int, stop: threading.Event) -> None:
         super().__init__(daemon=True)
         self._address, self._number, self._stop_it, self._random = address, number, stop, random.Random(number)
@@ -105,7 +108,7 @@ class Client(threading.Thread):
             "put": ("PUT", "?return=previous" if self._random.random() < 0.3 else "", {}, step.argument),
             "add": ("POST", f"?incr={step.argument}", {}, None),
             "merge": ("PATCH", "", MERGE, step.argument),
-            "touch": ("POST", f"?ttl={self._random.randint(1000, 2000)}", {}, None),
+            "touch": ("POST", f"?ttl={self._random.randint(*self.lifetimes_s)}", {}, None),
             "delete": ("DELETE", "", {}, None),
         }[step.kind]
         if step.if_match is not None:

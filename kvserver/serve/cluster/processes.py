@@ -44,7 +44,7 @@ def is_answering(address: str) -> bool:
     """Return whether the engine whose monitoring port is at `address` answers."""
     connection = http.client.HTTPConnection(address, timeout=_ANSWER_S)
     try:
-        connection.request("GET", "/varz")
+        connection.request("GET", "/jsz")  # /varz is spoilt if it is asked too early: see `stream.read_flushing_of`
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

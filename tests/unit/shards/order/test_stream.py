@@ -92,23 +92,33 @@ def test_one_does_not_go_on_elsewhere(after: int, known: Identity | None, error:
         stream.read_info(info()).check_place(after, known)
 
 
-def varz(name: str, always: object) -> bytes:
-    return msgspec.json.encode({"server_name": name, "jetstream": {"config": {"sync_always": always}}})
-
-
 def test_all_servers_must_flush_each_message() -> None:
     servers = frozenset(("n1", "n2"))
-    both = [varz("n1", True), varz("n2", True)]
-    stream.check_flushing(both, servers)
-    stream.check_flushing([b'{"data":' + reply + b"}" for reply in both], servers)
-    stream.check_flushing(both[:1], frozenset())
+    stream.check_flushing({"n1": True, "n2": True}, servers)
+    stream.check_flushing({"n1": True}, frozenset())
     with pytest.raises(NotDurable, match="n2 flushes"):
-        stream.check_flushing(both[:1], servers)
+        stream.check_flushing({"n1": True}, servers)
     with pytest.raises(NotDurable, match="the engine flushes"):
-        stream.check_flushing([b"nonsense", b"{}"], frozenset())
+        stream.check_flushing({}, frozenset())
     for lax in (False, None, "yes"):
         with pytest.raises(NotDurable, match="n2 would lose"):
-            stream.check_flushing([varz("n1", True), varz("n2", lax)], servers)
+            stream.check_flushing({"n1": True, "n2": lax}, servers)
+
+
+@pytest.mark.parametrize(
+    ("jsz", "told"),
+    [
+        (b'{"config": {"sync_always": true}}', {"n": True}),
+        (b'{"config": {"sync_interval": 120}}', {"n": None}),
+        (b'{"disabled": true, "config": {}}', {}),
+        (b"{}", {}),  # it does not run yet
+        (b"nonsense", {}),
+    ],
+)
+def test_what_a_server_says_of_its_flushing(jsz: bytes, told: dict[str, object]) -> None:
+    assert stream.read_flushing_of("n", jsz) == told
+    assert stream.read_flushing(b'{"server": {"name": "n"}, "data": ' + jsz + b"}") == told
+    assert stream.read_flushing(jsz) == {}
 
 
 def test_messages_are_read_by_their_headers() -> None:
