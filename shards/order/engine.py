@@ -8,7 +8,7 @@ import contextlib
 import logging
 import ssl
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from shards.order import stream
 from shards.order.order import Message
 
 _REQUEST_S: Final = 1.0
+_REPORT_S: Final = 5.0
 
 log = logging.getLogger("order")
 
@@ -30,9 +31,17 @@ class Engine:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self.client = Client()
+        self._last_error = ""
 
     async def connect(self) -> None:
         """Connect to the first server that answers; the client goes to another one by itself later."""
+        reporting = asyncio.create_task(self._report_waiting())
+        try:
+            await self._connect()
+        finally:
+            reporting.cancel()
+
+    async def _connect(self) -> None:
         options = self._options
         secrets = Path(options.user_file).read_text().strip().partition(":") if options.user_file else None
         await self.client.connect(
@@ -44,11 +53,27 @@ class Engine:
             max_reconnect_attempts=-1,
             ping_interval=1,
             max_outstanding_pings=2,
-            error_cb=_note_error,
+            error_cb=self._note_error,
             tls=_tls_of(options),
             user=secrets[0] if secrets else None,
             password=secrets[2] if secrets else None,
         )
+
+    async def _note_error(self, error: Exception) -> None:
+        self._last_error = str(error) or type(error).__name__
+        log.debug("the engine's client: %s", self._last_error)
+
+    async def _report_waiting(self) -> None:
+        """Say now and then why there is no connection: the client itself tries for ever and says nothing."""
+        said = ""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            problem = self._last_error or (
+                "no answer; an engine answers when it has reached another one: are the servers of the others started?"
+            )
+            if problem != said:
+                log.warning("no engine of %s can be used yet: %s", self._options.servers, problem)
+            said = problem
 
     async def close(self) -> None:
         """Disconnect. What ends the client's own tasks may end its wait for the socket, too."""
@@ -72,10 +97,11 @@ class Engine:
         if self._options.may_lose:
             return
         if monitors:
-            read = await asyncio.gather(*(asyncio.to_thread(_read_varz, url) for url in monitors))
-            stream.check_flushing([reply for reply in read if reply], frozenset())
+            read = await asyncio.gather(*(asyncio.to_thread(_read_monitor, url) for url in monitors))
+            stream.check_flushing(_merged(read), frozenset())
         else:
-            stream.check_flushing(await self._ask_all("$SYS.REQ.SERVER.PING.VARZ"), servers)
+            replies = await self._ask_all("$SYS.REQ.SERVER.PING.VARZ")
+            stream.check_flushing(_merged(map(stream.read_varz, replies)), servers)
 
     async def fetch(self, request: dict[str, int], take: Callable[[Message], None]) -> int:
         """Fetch messages by their sequence from any replica, hand them to `take`, and return how many there were."""
@@ -112,15 +138,19 @@ class Engine:
         return replies
 
 
-async def _note_error(error: Exception) -> None:
-    log.debug("the engine's client: %s", error or type(error).__name__)
+def _merged(found: Iterable[dict[str, bool]]) -> dict[str, bool]:
+    return {name: always for each in found for name, always in each.items()}
 
 
-def _read_varz(url: str) -> bytes:
-    """Return what a server says of itself over HTTP; empty: nothing."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/varz", timeout=_REQUEST_S) as answer:
-        return bytes(answer.read())
-    return b""
+def _read_monitor(url: str) -> dict[str, bool]:
+    """Return whether a server flushes each message, as it says over HTTP; nothing if it does not answer.
+
+    By /jsz: /varz shows for ever the configuration that it found when it was asked first, which may have been before
+    JetStream had one.
+    """
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/jsz", timeout=_REQUEST_S) as answer:
+        return stream.read_jsz(url, answer.read())
+    return {}
 
 
 def _tls_of(options: argparse.Namespace) -> ssl.SSLContext | None:

@@ -317,7 +317,10 @@ async def create(options: argparse.Namespace) -> None:
             request = stream.new_stream(options.create, options.max_bytes, sequence)
             facts = stream.read_info(await engine.request(stream.CREATE, request, 5.0))
             if facts.last >= sequence:
-                raise OrderError(f"there is a stream {stream.NAME} already, with {facts.last} messages")
+                raise OrderError(
+                    f"there is a stream {stream.NAME} already, with {facts.last} messages: the order has begun, and "
+                    "machines that wait for it go on by themselves"
+                )
             await engine.check_flushing(facts.servers)
             if sequence > 1:
                 await engine.client.close()
@@ -370,6 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     process.die_with_starter()
     logs.configure_logging(options.log_level, "order", options.log_format)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of how connections with TLS end
     work: Any = create(options) if options.create else serve(options)
     try:
         asyncio.run(work)

@@ -96,6 +96,12 @@ class _VarzReply(msgspec.Struct):
     data: _Varz = msgspec.field(default_factory=_Varz)
 
 
+class _Jsz(msgspec.Struct):
+    server_id: str = ""
+    disabled: bool = False
+    config: dict[str, object] = {}
+
+
 class EngineError(Exception):
     """The engine answers with an error, or with what cannot be read; it may be right a moment later."""
 
@@ -194,20 +200,15 @@ def read_info(reply: bytes) -> StreamFacts:
         raise EngineError(f"the engine's answer about {NAME} cannot be read: {error}") from None
 
 
-def check_flushing(replies: list[bytes], servers: frozenset[str]) -> None:
-    """Check that all `servers` flush each message before they confirm it, by what they say of their variables.
+def check_flushing(flushing: Mapping[str, bool], servers: frozenset[str]) -> None:
+    """Check that all `servers` flush each message before they confirm it.
 
     Args:
-        replies: bodies of /varz, or of replies of the system account with them.
+        flushing: whether each does that, by its name or URL; without those that did not answer.
         servers: names that must be among them; empty: whichever did answer.
 
     Raises `NotDurable`.
     """
-    flushing: dict[str, bool] = {}
-    for reply in replies:
-        varz = _read_varz(reply)
-        if varz is not None:
-            flushing[varz.server_name] = varz.jetstream.config.get("sync_always") is True
     lax = sorted(name for name, always in flushing.items() if not always)
     if lax:
         raise NotDurable(
@@ -221,14 +222,25 @@ def check_flushing(replies: list[bytes], servers: frozenset[str]) -> None:
         )
 
 
-def _read_varz(reply: bytes) -> _Varz | None:
+def read_varz(reply: bytes) -> dict[str, bool]:
+    """Return a server's name, and whether it flushes each message, from a reply of the system account; else nothing."""
     try:
-        varz = msgspec.json.decode(reply, type=_Varz)
-        if not varz.server_name:
-            varz = msgspec.json.decode(reply, type=_VarzReply).data
+        varz = msgspec.json.decode(reply, type=_VarzReply).data
     except msgspec.MsgspecError:
-        return None
-    return varz if varz.server_name else None
+        return {}
+    return {varz.server_name: varz.jetstream.config.get("sync_always") is True} if varz.server_name else {}
+
+
+def read_jsz(url: str, reply: bytes) -> dict[str, bool]:
+    """Return whether the server whose monitoring port is `url` flushes each message, from its /jsz; else nothing.
+
+    One whose JetStream is off, or is being started, confirms nothing, so it loses nothing either.
+    """
+    try:
+        jsz = msgspec.json.decode(reply, type=_Jsz)
+    except msgspec.MsgspecError:
+        return {}
+    return {url: jsz.disabled or jsz.config.get("sync_always") is True} if jsz.server_id else {}
 
 
 def read_message(headers: Mapping[str, str] | None, payload: bytes) -> Message | None:

@@ -41,10 +41,13 @@ def order_argv(setup: ClusterSetup, settings: ServerSettings, run_dir: Path) -> 
 
 
 def is_answering(address: str) -> bool:
-    """Return whether the engine whose monitoring port is at `address` answers."""
+    """Return whether the engine whose monitoring port is at `address` answers.
+
+    It is asked for its front page: /varz, asked too early, would never show the configuration of JetStream.
+    """
     connection = http.client.HTTPConnection(address, timeout=_ANSWER_S)
     try:
-        connection.request("GET", "/varz")
+        connection.request("GET", "/")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -92,23 +92,31 @@ def test_one_does_not_go_on_elsewhere(after: int, known: Identity | None, error:
         stream.read_info(info()).check_place(after, known)
 
 
-def varz(name: str, always: object) -> bytes:
-    return msgspec.json.encode({"server_name": name, "jetstream": {"config": {"sync_always": always}}})
-
-
 def test_all_servers_must_flush_each_message() -> None:
     servers = frozenset(("n1", "n2"))
-    both = [varz("n1", True), varz("n2", True)]
-    stream.check_flushing(both, servers)
-    stream.check_flushing([b'{"data":' + reply + b"}" for reply in both], servers)
-    stream.check_flushing(both[:1], frozenset())
+    stream.check_flushing({"n1": True, "n2": True}, servers)
+    stream.check_flushing({"n1": True}, frozenset())
     with pytest.raises(NotDurable, match="n2 flushes"):
-        stream.check_flushing(both[:1], servers)
+        stream.check_flushing({"n1": True}, servers)
     with pytest.raises(NotDurable, match="the engine flushes"):
-        stream.check_flushing([b"nonsense", b"{}"], frozenset())
-    for lax in (False, None, "yes"):
-        with pytest.raises(NotDurable, match="n2 would lose"):
-            stream.check_flushing([varz("n1", True), varz("n2", lax)], servers)
+        stream.check_flushing({}, frozenset())
+    with pytest.raises(NotDurable, match="n2 would lose"):
+        stream.check_flushing({"n1": True, "n2": False}, servers)
+
+
+@pytest.mark.parametrize(("said", "always"), [(True, True), (False, False), (None, False), ("yes", False)])
+def test_what_a_server_says_of_its_flushing(said: object, always: bool) -> None:
+    config = {"config": {"sync_always": said}}
+    varz = msgspec.json.encode({"data": {"server_name": "n1", "jetstream": config}})
+    assert stream.read_varz(varz) == {"n1": always}
+    jsz = msgspec.json.encode({"server_id": "N", **config})
+    assert stream.read_jsz("http://h:8222", jsz) == {"http://h:8222": always}
+
+
+def test_a_server_without_jetstream_loses_nothing() -> None:
+    assert stream.read_jsz("u", b'{"server_id":"N","disabled":true,"config":{"sync_interval":0}}') == {"u": True}
+    assert stream.read_jsz("u", b"nonsense") == stream.read_jsz("u", b"{}") == {}
+    assert stream.read_varz(b"nonsense") == stream.read_varz(b"{}") == {}
 
 
 def test_messages_are_read_by_their_headers() -> None:
