@@ -10,6 +10,7 @@ const MOST_SHOWN = 1 << 20;
 const FIRST_PART = 1 << 16;
 const RELOAD_MS = 50;
 const SAID_MS = 4000;
+const AGAIN_MS = 3000;
 
 export class EntryPane {
   #key = null;
@@ -84,6 +85,7 @@ export class EntryPane {
       if (isOver() || session.isLockedBy(error)) return;
       const told = h("p", { class: "notice bad", role: "status" }, `It cannot be read: ${error.detail || error.message}`);
       this.box.replaceChildren(this.#backLink(), this.#heading(), told, h("p", { class: "actions" }, button("Try again", () => this.#load())));
+      if (error.status === 503) setTimeout(() => isOver() || this.#load(), AGAIN_MS); // a machine that lost its cluster, say
     }
   }
 

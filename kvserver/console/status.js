@@ -1,6 +1,7 @@
 // The view of the server: what runs, how fast it answers, what it holds.
 
 import { Chart } from "./chart.js";
+import { clusterProblems, clusterText, machineRows } from "./cluster.js";
 import { h } from "./dom.js";
 import { compare } from "./figures.js";
 import { session } from "./session.js";
@@ -128,10 +129,11 @@ export class StatusView {
     this.#showTables(status);
   }
 
-  #showTables({ shards, workers, gateways }) {
+  #showTables({ shards, workers, gateways, cluster }) {
     const pid = (process) => (process.pid === undefined ? [] : [String(process.pid)]);
     const pidHead = shards[0]?.pid === undefined ? [] : ["Process"];
     this.tables.replaceChildren(
+      ...(cluster ? [tableOf("Machines of the cluster", ["Machine", "State"], machineRows(cluster))] : []),
       tableOf("Shards", ["Shard", ...pidHead, "State", "Keys", "Bytes", "Waiting"], shards.map((shard) => [String(shard.index), ...pid(shard), shard.state, countText(shard.keys), sizeText(shard.bytes), countText(shard.queue)])),
       tableOf("Web workers", ["Worker", ...pidHead, "In flight", "Connections"], workers.map((worker, at) => [String(at), ...pid(worker), countText(worker.in_flight), countText(worker.connections)])),
       tableOf("Gateways of the feed", ["Gateway", ...pidHead, "Clients"], gateways.map((gateway, at) => [String(at), ...pid(gateway), countText(gateway.clients)])),
@@ -142,19 +144,14 @@ export class StatusView {
 const DURABILITY = { always: "each write flushed", everysec: "flushed each second", os: "left to the system", memory: "none: in memory" };
 const ALL_UP = "Everything is up.";
 
-/** Return which machine of a cluster this is, who its members are, and who is out. */
-function clusterText({ node, nodes, order }) {
-  const names = (isMember) => nodes.filter(({ member }) => member === isMember).map(({ name }) => name).join(" ");
-  const out = names(false);
-  return `${node} of ${names(true) || "none"}${out ? ` (${out} out)` : ""}${order.lag ? `, ${countOf(order.lag, "message")} behind` : ""}`;
-}
-
 function healthOf({ shards, log, cluster }) {
   const down = shards.filter(({ state }) => state !== "up").map(({ index, state }) => `shard ${index} is ${state}`);
   if (log.broken) down.push("the log is broken: writes are refused");
   if (log.full) down.push("the disk is full: writes are refused");
-  if (cluster && !cluster.current) down.push("this machine has lost its cluster: it shows no value");
-  return down.length ? `${down.join(", ")}.` : ALL_UP;
+  down.push(...clusterProblems(cluster));
+  if (!down.length) return ALL_UP;
+  const text = down.join(", ");
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
 function tableOf(title, names, rows) {

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from kvserver.serve.cluster import fetching
-from kvserver.serve.cluster.addresses import MONITOR_OFFSET, ROUTE_OFFSET, Machine
+from kvserver.serve.cluster.addresses import Machine
 from kvserver.serve.cluster.files import setup_of
 from kvserver.serve.cluster.processes import engine_argv, is_answering, order_argv
 from kvserver.settings import ServerSettings
@@ -43,7 +43,7 @@ from shards.order.order import Identity, OrderError, OrderTrimmed, OrderUnreacha
 
 FORMAT: Final = 1
 NAME: Final = CLUSTER
-_TRY_S: Final = 5.0  # for one attempt to open the order
+_TRY_S: Final = 8.0  # for one attempt to open the order: the order's process says after 5 s what is wrong
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
 _ENGINE_S: Final = 20.0  # for which the engine may take to answer; then the order is waited for
@@ -122,9 +122,22 @@ def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | Non
                 kept = _fetch_store(settings, data_dir)
             write_origin(kept, data_dir)
     assert kept is not None
-    if settings.node not in kept.nodes:
-        raise CannotJoin(f"--node is {settings.node}, but the machines of this cluster are {', '.join(kept.nodes)}")
+    _check_names(settings, kept)
     return kept
+
+
+def _check_names(settings: ServerSettings, origin: Origin) -> None:
+    """Raise `CannotJoin` if the settings name other machines than the cluster has."""
+    setup, names = setup_of(settings), ", ".join(origin.nodes)
+    remedy = (
+        "machines cannot be added, and one that replaces another takes its name. If `kvserver cluster init` was given "
+        "wrong names, stop all servers, remove their data directories, and begin anew"
+    )
+    if settings.node not in origin.nodes:
+        raise CannotJoin(f"--node is {settings.node}, but the machines of this cluster are {names}: {remedy}")
+    named = [machine.name for machine in setup.machines] if setup is not None else []
+    if named and set(named) != set(origin.nodes):
+        raise CannotJoin(f"--cluster names {', '.join(named)}, but the machines of this cluster are {names}: {remedy}")
 
 
 def read_origin(data_dir: Path) -> Origin | None:
@@ -244,10 +257,9 @@ def _await_engine(engine: subprocess.Popen[bytes], machine: Machine) -> None:
     begun_at = time.monotonic()
     while time.monotonic() < begun_at + _ENGINE_S:
         if engine.poll() is not None:
-            ports = (machine.port, machine.port + ROUTE_OFFSET, machine.port + MONITOR_OFFSET)
             raise CannotJoin(
                 f"the engine ended with exit status {engine.returncode}, its last line says why; it needs the ports "
-                f"{', '.join(map(str, ports))} for itself"
+                f"{', '.join(map(str, machine.ports))} for itself"
             )
         if time.monotonic() > begun_at + _ENGINE_ENDS_S and is_answering(machine.monitor):
             return

@@ -24,6 +24,7 @@ from kvserver.serve import banner, listening
 from kvserver.serve.child_specs import CWD, ENGINE, GATEWAY, ORDER, SHARDS, WEB, ChildSpecs
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
 from kvserver.serve.cluster.files import ClusterSetup, setup_of
+from kvserver.serve.cluster.ports import require_ports
 from kvserver.serve.listening import Listeners
 from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.store import Store, StoreError, explain_os_error
@@ -405,6 +406,8 @@ def run_server(settings: ServerSettings) -> int:
         while True:
             listeners = Listeners(settings)
             try:
+                if setup is not None and setup.own is not None:
+                    require_ports(setup.own, settings)
                 return _serve_store(settings, listeners, with_terminal, setup)
             except BeginsAnew:
                 log.debug("the store is replaced")

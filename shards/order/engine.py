@@ -20,6 +20,7 @@ from shards.order import stream
 from shards.order.order import Message
 
 _REQUEST_S: Final = 1.0
+_REPORT_S: Final = 5.0
 
 log = logging.getLogger("order")
 
@@ -30,9 +31,17 @@ class Engine:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self.client = Client()
+        self._last_error = ""
 
     async def connect(self) -> None:
         """Connect to the first server that answers; the client goes to another one by itself later."""
+        reporting = asyncio.create_task(self._report_waiting())
+        try:
+            await self._connect()
+        finally:
+            reporting.cancel()
+
+    async def _connect(self) -> None:
         options = self._options
         secrets = Path(options.user_file).read_text().strip().partition(":") if options.user_file else None
         await self.client.connect(
@@ -44,11 +53,27 @@ class Engine:
             max_reconnect_attempts=-1,
             ping_interval=1,
             max_outstanding_pings=2,
-            error_cb=_note_error,
+            error_cb=self._note_error,
             tls=_tls_of(options),
             user=secrets[0] if secrets else None,
             password=secrets[2] if secrets else None,
         )
+
+    async def _note_error(self, error: Exception) -> None:
+        self._last_error = str(error) or type(error).__name__
+        log.debug("the engine's client: %s", self._last_error)
+
+    async def _report_waiting(self) -> None:
+        """Say now and then why there is no connection: the client itself tries for ever and says nothing."""
+        said = ""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            problem = self._last_error or (
+                "no answer; an engine answers when it has reached another one: are the servers of the others started?"
+            )
+            if problem != said:
+                log.warning("no engine of %s can be used yet: %s", self._options.servers, problem)
+            said = problem
 
     async def close(self) -> None:
         """Disconnect. What ends the client's own tasks may end its wait for the socket, too."""
@@ -111,10 +136,6 @@ class Engine:
                 replies.append((await subscription.next_msg(timeout=_REQUEST_S)).data)
         await subscription.unsubscribe()
         return replies
-
-
-async def _note_error(error: Exception) -> None:
-    log.debug("the engine's client: %s", error or type(error).__name__)
 
 
 def _read_flushing(url: str) -> dict[str, object]:

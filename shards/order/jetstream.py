@@ -62,18 +62,20 @@ class JetStreamOrder:
     def _open(self, timeout_s: float) -> None:
         """Wait until the child follows."""
         give_up_at = time.monotonic() + timeout_s
-        reason = f"nothing listens at {self._path}: is the order's process running?"
+        said, reason = False, f"nothing listens at {self._path}: is the order's process running?"
         while (left_s := give_up_at - time.monotonic()) > 0:
             if self._socket is None:
                 self._connect()
             if self._socket is None:
                 time.sleep(min(left_s, _RETRY_S))
                 continue
+            if not said:
+                reason = "its process has not found it yet"
             self._flush()
             self._readable.poll(min(left_s, _RETRY_S))
             self._receive()
             if isinstance(self._failure, OrderUnreachable):
-                reason, self._failure = str(self._failure), None
+                said, reason, self._failure = True, str(self._failure), None
                 self._disconnect()
                 time.sleep(min(left_s, _RETRY_S))
             elif self._failure:

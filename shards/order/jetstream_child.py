@@ -314,10 +314,10 @@ async def create(options: argparse.Namespace) -> None:
         try:
             if sequence > 1:
                 await engine.request(stream.DELETE, b"", 5.0)  # its answer may be that there is none
+            else:
+                await _require_none(engine)
             request = stream.new_stream(options.create, options.max_bytes, sequence)
             facts = stream.read_info(await engine.request(stream.CREATE, request, 5.0))
-            if facts.last >= sequence:
-                raise OrderError(f"there is a stream {stream.NAME} already, with {facts.last} messages")
             await engine.check_flushing(facts.servers)
             if sequence > 1:
                 await engine.client.close()
@@ -334,6 +334,19 @@ async def create(options: argparse.Namespace) -> None:
             problem = str(error)
             await asyncio.sleep(_WATCH_S / 4)
     raise OrderUnreachable(f"the stream could not be made within {_CREATE_S:g} s: {problem}")
+
+
+async def _require_none(engine: Engine) -> None:
+    """Check that the order has not begun. Raises `OrderError`, and `EngineError` if that is not known."""
+    try:
+        facts = await engine.look()
+    except stream.NoStream:
+        return
+    if facts.last:
+        raise OrderError(
+            f"there is a stream {stream.NAME} already, with {facts.last} messages: the order has begun, and machines "
+            "that wait for it go on by themselves"
+        )
 
 
 async def _keep_trying(connect: Callable[[], Awaitable[None]]) -> None:
@@ -370,6 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     process.die_with_starter()
     logs.configure_logging(options.log_level, "order", options.log_format)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of how connections with TLS end
     work: Any = create(options) if options.create else serve(options)
     try:
         asyncio.run(work)

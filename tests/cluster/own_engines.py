@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from kvserver.commands.cluster.demo import free_ports
-from kvserver.commands.cluster.init import create_order
 from kvserver.commands.cluster.secret import make_secret
 from kvserver.serve.cluster.addresses import Machine
-from kvserver.serve.cluster.files import setup_of
-from kvserver.settings import ServerSettings
+from tests.system.deployed import free_port
 from tests.system.harness import Server
+from tests.system.kvserver.commands.programs import program
 
 NODES = ("a", "b", "c")
 READY_S = 120.0
-_STREAM_BYTES = 256 << 20
+_STREAM_BYTES = "256MiB"
 
 
 class OwnEngines:
@@ -30,19 +30,44 @@ class OwnEngines:
     Attributes:
         all: in the order of their names.
         machines: where their engines are.
+        secret: the file that all share.
     """
 
-    def __init__(self, place: Path, **settings: Any) -> None:
+    def __init__(self, place: Path, machines: Sequence[Machine], **settings: Any) -> None:
         """`settings`: of a cluster, by name, besides those that each needs."""
-        self.machines = [Machine(name, "127.0.0.1", port) for name, port in zip(NODES, free_ports(), strict=False)]
-        cluster = ",".join(f"{machine.name}={machine.address}" for machine in self.machines)
-        secret = place / "secret"
-        make_secret(secret)
-        self._settings = {"cluster": cluster, "cluster_secret": secret, **settings}
-        options = [w for n, v in self._settings.items() for w in (f"--{n.replace('_', '-')}", str(v))]
-        self.all = [Server(place / name, "--node", name, *options, "--workers", "1") for name in NODES]
+        self.secret, self._settings = place / "secret", settings
+        make_secret(self.secret)
+        self.all = [Server(place / machine.name) for machine in machines]
+        self._ports = [(free_port(), free_port()) for _ in machines]
+        self.name_machines(machines)
         for server in self.all:
             server.ready_s = READY_S
+
+    def __getitem__(self, node: str) -> Server:
+        return self.all[NODES.index(node)]
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the servers, which keep their ports."""
+        return [f"http://127.0.0.1:{port}" for port, _ in self._ports]
+
+    @property
+    def targets(self) -> list[str]:
+        """Where they serve /metrics, which stays, too."""
+        return [f"127.0.0.1:{port}" for _, port in self._ports]
+
+    def name_machines(self, machines: Sequence[Machine]) -> None:
+        """Give all servers another `--cluster`, which those that run take at their next start."""
+        self.machines = list(machines)
+        for server, machine, (port, metrics) in zip(self.all, machines, self._ports, strict=True):
+            ports = ("--port", str(port), "--metrics-port", str(metrics))
+            server.options = (*self.options(machine.name), "--workers", "1", *ports)
+
+    def options(self, node: str) -> list[str]:
+        """The options of a machine's server that commands take, too."""
+        cluster = ",".join(f"{machine.name}={machine.address}" for machine in self.machines)
+        given = {"node": node, "cluster": cluster, "cluster_secret": self.secret, **self._settings}
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
     def start(self) -> None:
         """Start all, and wait until they are ready."""
@@ -53,18 +78,29 @@ class OwnEngines:
         """Start all for the first time, and begin the order that they wait for."""
         starting = threading.Thread(target=self.start)
         starting.start()
-        setup = setup_of(ServerSettings(node="a", **self._settings))
-        assert setup is not None and create_order(setup, ServerSettings(), NODES, _STREAM_BYTES) == 0
+        begun = program(None, "cluster", "init", *self.options("a"), "--max-bytes", _STREAM_BYTES)
+        assert begun.returncode == 0, begun.stderr
         starting.join()
 
 
+def on_one_address() -> list[Machine]:
+    """Machines that differ by their ports alone."""
+    return [Machine(name, "127.0.0.1", port) for name, port in zip(NODES, free_ports(), strict=False)]
+
+
+def on_addresses(count: int = 3) -> list[str]:
+    """Addresses of loopback that no other test uses now, most likely, as addresses of a network are."""
+    network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
+    return [f"{network}.{number}" for number in range(1, count + 1)]
+
+
 @contextmanager
-def own_engines(**settings: Any) -> Iterator[OwnEngines]:
+def own_engines(machines: Sequence[Machine] | None = None, **settings: Any) -> Iterator[OwnEngines]:
     """Three servers that are ready."""
     place = Path(tempfile.mkdtemp(prefix="kv-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        made = OwnEngines(place, **settings)
+        made = OwnEngines(place, machines or on_one_address(), **settings)
         for server in made.all:
             stack.callback(server.close)
         made.begin()

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -127,13 +127,20 @@ class Deployed:
                 unit.process.wait()
 
 
-def nginx_conf(deployed: Deployed, scratch: Path) -> str:
-    """The shipped nginx.conf with ports and paths of the test's, in a frame of its own."""
+def nginx_conf(tls_port: int, ports: Sequence[int], scratch: Path) -> str:
+    """The shipped nginx.conf with ports and paths of the test's, in a frame of its own.
+
+    `ports`: of the server, or of the three machines of a cluster, whose lines an operator takes the # from.
+    """
     text = (DEPLOY / "nginx.conf").read_text()
+    own = "    server 127.0.0.1:8080;"
+    machines = [(f"    # server 10.0.0.{number}:8080 ", port) for number, port in enumerate(ports, 1)]
+    of_cluster = [(own, ""), ("    # hash $binary", "    hash $binary")]
+    of_cluster += [(line, f"    server 127.0.0.1:{port} ") for line, port in machines]
     for shipped, ours in (
-        ("listen 443 ssl http2;", f"listen 127.0.0.1:{deployed.tls_port} ssl http2;"),
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{tls_port} ssl http2;"),
         ("listen [::]:443 ssl http2;", ""),
-        ("server 127.0.0.1:8080;", f"server 127.0.0.1:{deployed.port};"),
+        *([(own, f"    server 127.0.0.1:{ports[0]};")] if len(ports) == 1 else of_cluster),
         ("/etc/ssl/kvserver/fullchain.pem", f"{scratch}/cert.pem"),
         ("/etc/ssl/kvserver/privkey.pem", f"{scratch}/key.pem"),
         ("/var/log/nginx/kvserver.log", f"{scratch}/access.log"),
@@ -148,19 +155,19 @@ def nginx_conf(deployed: Deployed, scratch: Path) -> str:
 
 
 @contextlib.contextmanager
-def nginx_before(deployed: Deployed, scratch: Path) -> Iterator[None]:
-    """A real nginx, with a certificate made for it."""
+def nginx_before(tls_port: int, ports: Sequence[int], scratch: Path) -> Iterator[None]:
+    """A real nginx before the servers at `ports`, with a certificate made for it."""
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kv.example.org"
     names = ["-addext", "subjectAltName=DNS:kv.example.org,IP:127.0.0.1"]
     files = [*names, "-keyout", str(scratch / "key.pem"), "-out", str(scratch / "cert.pem")]
     subprocess.run([*make.split(), *files], check=True, capture_output=True)
-    (scratch / "nginx.conf").write_text(nginx_conf(deployed, scratch))
+    (scratch / "nginx.conf").write_text(nginx_conf(tls_port, ports, scratch))
     command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(scratch / "nginx.conf")]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True)
     assert checked.returncode == 0 and "warn" not in checked.stderr, checked.stderr
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: _listens(deployed.tls_port), "nginx")
+        wait_for(lambda: _listens(tls_port), "nginx")
         yield
     finally:
         process.send_signal(signal.SIGTERM)

@@ -46,7 +46,7 @@ def deployed(scratch: Path) -> Iterator[Deployed]:
 def nginx(deployed: Deployed, scratch: Path) -> Iterator[str]:
     """Its base URL."""
     needs_root_path()
-    with nginx_before(deployed, scratch):
+    with nginx_before(deployed.tls_port, [deployed.port], scratch):
         wait_for(lambda: httpx.get(direct(deployed) + "/health/ready", trust_env=False).status_code == 200, "ready")
         yield f"https://127.0.0.1:{deployed.tls_port}"
 

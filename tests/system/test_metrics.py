@@ -427,8 +427,9 @@ def dashboard_queries() -> list[str]:
     return found
 
 
-QUIET = ("kvserver_start_time_seconds", 'status=~"[45]..')
-"""Queries with these have no result while the server does not start again, and is asked for nothing wrong."""
+OF_CLUSTER = ("kvserver_cluster_", "kvserver_order_")
+QUIET = ("kvserver_start_time_seconds", 'status=~"[45]..', *OF_CLUSTER)
+"""Queries with these have no result while the server is alone, does not start again, and is asked for nothing wrong."""
 
 
 @needs_prometheus

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kvserver.commands.cluster.secret import make_secret
 from kvserver.commands.local.serve import SECTIONS
+from kvserver.serve.cluster.files import setup_of
 from kvserver.settings import ServerSettings
 from shards.host.settings import env_name, load_settings, setting_specs
 
@@ -111,3 +113,31 @@ def test_the_container_is_built_of_what_there_is() -> None:
     assert set(re.findall(r'"(deploy/[a-z.]+)" = ', project)) <= {
         str(path.relative_to(DEPLOY.parent)) for path in DEPLOY.parent.glob("deploy/*.conf.py")
     }
+
+
+def test_the_containers_of_a_cluster_find_each_other(tmp_path: Path) -> None:
+    document = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())
+    services = document["services"]
+    assert set(document["volumes"]) == {
+        volume.partition(":")[0] for each in services.values() for volume in each["volumes"]
+    }
+    (name,) = document["secrets"]
+    secret = tmp_path / "secret"
+    make_secret(secret)
+    for node, service in services.items():
+        environ = service["environment"]
+        assert service["hostname"] == environ["KVSERVER_NODE"] == node
+        assert environ["KVSERVER_CLUSTER_SECRET"] == f"/run/secrets/{name}" and name in service["secrets"]
+        settings = load_settings(ServerSettings, {}, environ | {"KVSERVER_CLUSTER_SECRET": str(secret)})
+        setup = setup_of(settings)
+        assert setup is not None and setup.own is not None and setup.own.host == node
+        assert (
+            {machine.host for machine in setup.machines}
+            == set(services)
+            == set((settings.allowed_hosts or "").split(","))
+        )
+        assert service["ports"][0].endswith(f":{settings.port}")
+    extra = services["a"]["build"]["args"]["EXTRA"].split()
+    project = (DEPLOY.parent / "pyproject.toml").read_text()
+    brought = re.findall(r"^cluster = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)[0]
+    assert extra == re.findall(r'^ *"([a-z-]+)', brought, re.MULTILINE)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
 from kvserver.commands.local.local_store import settings_of
 from kvserver.commands.terminal import exit_with
-from kvserver.serve.cluster.addresses import NUMBERS, NUMBERS_TEXT
+from kvserver.serve.cluster.addresses import NUMBERS, NUMBERS_TEXT, Machine
 from kvserver.serve.cluster.files import ClusterError, ClusterSetup, setup_of
 from kvserver.serve.cluster.processes import order_argv
 from kvserver.settings import ServerSettings
@@ -41,6 +43,7 @@ SETTINGS = (
     *("cluster_tls_cert", "cluster_tls_key", "cluster_tls_ca", "max_value", "max_memory"),
 )
 """The options, which are those of `kvserver serve`."""
+_CONNECT_S: Final = 2.0
 
 
 def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -> None:
@@ -57,10 +60,28 @@ def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -
         raise click.UsageError("--nodes is for engines that run already: --cluster names the machines")
     if len(names) not in NUMBERS or not all(names):
         raise click.UsageError(f"a cluster has {NUMBERS_TEXT} machines, not {', '.join(names) or 'none'}")
+    for problem in find_silent(setup.machines):
+        print_error(f"waiting for {problem}: start its server, with the same --cluster and --cluster-secret")
     status = create_order(setup, settings, names, max_bytes)
     if status:
-        exit_with("the order was not made; what went wrong is above")
+        for problem in find_silent(setup.machines):
+            print_error(f"there was no way to {problem}")
+        exit_with(
+            "the order was not made; what went wrong is above. It needs the servers of all machines, with the same "
+            "--cluster and --cluster-secret: an engine that refuses another one says so in its log, in lines with [ERR]"
+            if setup.machines
+            else "the order was not made; what went wrong is above"
+        )
     print_error(f"the order of {', '.join(sorted(names))} has begun; servers that wait for it go on now")
+
+
+def find_silent(machines: Sequence[Machine]) -> Iterator[str]:
+    """Yield the machines whose engines cannot be reached from here, and why."""
+    for machine in machines:
+        try:
+            socket.create_connection((machine.host, machine.port), _CONNECT_S).close()
+        except OSError as error:
+            yield f"{machine.name} at {machine.address} ({error.strerror or 'no answer'})"
 
 
 def create_order(

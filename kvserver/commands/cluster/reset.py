@@ -36,7 +36,7 @@ fetches the store.
 SETTINGS = (*(name for name in OF_INIT if not name.startswith("max_")), "data_dir", "run_dir")
 """The options, which are those of `kvserver serve`."""
 _WAIT_S = 30.0
-_TRY_S = 5.0
+_TRY_S = 8.0
 
 
 def begin_again(from_this_machine: bool, although_followed: bool, max_bytes: int | None, **given: str | None) -> None:

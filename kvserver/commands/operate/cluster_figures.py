@@ -30,6 +30,9 @@ def cluster_problems(state: Mapping[str, Any]) -> Iterator[str]:
     cluster = branch(state, "cluster")
     if not cluster:
         return
+    if cluster.get("stopped"):  # it hears of nobody then
+        yield f"this machine has stopped: {cluster['stopped']}"
+        return
     if not cluster.get("member"):
         yield "this machine is not a member of its cluster: it shows nothing until it has caught up"
     elif not cluster.get("current"):

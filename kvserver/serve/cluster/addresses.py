@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,8 +37,14 @@ class Machine:
 
     @property
     def monitor(self) -> str:
-        """Host and port of loopback where it answers HTTP."""
-        return f"127.0.0.1:{self.port + MONITOR_OFFSET}"
+        """Host and port of loopback where it answers HTTP: machines at 127.0.0.1 and 127.0.0.2 do not meet there."""
+        host = self.host if self.is_loopback and self.host.startswith("127.") else "127.0.0.1"
+        return f"{host}:{self.port + MONITOR_OFFSET}"
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """The ports of its engine: for clients, for other engines, for HTTP."""
+        return self.port, self.port + ROUTE_OFFSET, self.port + MONITOR_OFFSET
 
     @property
     def is_loopback(self) -> bool:
@@ -58,11 +65,27 @@ def parse_machines(text: str) -> tuple[Machine, ...]:
     machines = tuple(_parse_machine(*part.strip().split("=", 1)) for part in text.split(","))
     if len(machines) not in NUMBERS:
         raise ValueError(f"expected {NUMBERS_TEXT} machines, not {len(machines)}")
-    places = [(machine.host, machine.port) for machine in machines]
-    for machine, place in zip(machines, places, strict=True):
-        if places.count(place) > 1:
-            raise ValueError(f"expected each machine at an address of its own, but {machine.address} is there twice")
+    for first, second in itertools.combinations(machines, 2):
+        _check_apart(first, second)
     return machines
+
+
+def _check_apart(first: Machine, second: Machine) -> None:
+    """Raise `ValueError` if the engines of two machines on one host would want the same port."""
+    common = set(first.ports) & set(second.ports)
+    if first.host != second.host or not common:
+        return
+    problem = (
+        f"but {first.address} is there twice"
+        if first.port == second.port
+        else f"but {first.name} and {second.name} both need port {min(common)} of {first.host}, since an engine uses "
+        f"the ports {ROUTE_OFFSET} and {MONITOR_OFFSET} above its own, too"
+    )
+    host = _bracketed(first.host)
+    raise ValueError(
+        f"expected each machine at an address of its own, {problem}; machines on one host have ports of their own, as "
+        f"a={host}:4222,b={host}:4322,c={host}:4422"
+    )
 
 
 def _parse_machine(name: str, place: str) -> Machine:

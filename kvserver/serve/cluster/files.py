@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kvserver.serve.cluster.addresses import Machine, parse_machines
+from kvserver.serve.cluster.certificates import BadCertificate, check_certificates
 from kvserver.serve.cluster.engine_config import EngineFacts, Tls, password_of, render
 from kvserver.settings import ServerSettings
 from shards.files.safe_files import open_named
@@ -88,6 +89,7 @@ def setup_of(settings: ServerSettings) -> ClusterSetup | None:
         raise ClusterError(f"--cluster is {settings.cluster!r}: {error}") from None
     if not machines:
         _check_monitors(settings)
+        _check_tls(tls, None)
         secret = b"" if settings.cluster_secret is None else read_secret(settings.cluster_secret, least=3)
         return ClusterSetup(settings.node, (), tuple(settings.cluster.split(",")), secret, tls, None)
     if settings.cluster_secret is None:
@@ -97,6 +99,7 @@ def setup_of(settings: ServerSettings) -> ClusterSetup | None:
         )
     secret = read_secret(settings.cluster_secret)
     ordered = sorted(machines, key=lambda machine: machine.name != settings.node)
+    _check_tls(tls, ordered[0].host)
     servers = tuple(f"nats://{machine.address}" for machine in ordered)
     return ClusterSetup(settings.node, machines, servers, secret, tls, find_binary())
 
@@ -151,6 +154,16 @@ def _tls_of(settings: ServerSettings) -> Tls | None:
             raise ClusterError(f"{path} cannot be read: TLS between the machines needs it")
     cert, key, ca = (path.absolute() for path in files if path is not None)
     return Tls(cert, key, ca)
+
+
+def _check_tls(tls: Tls | None, host: str | None) -> None:
+    """Raise `ClusterError` if this machine's certificate is not good for `host`."""
+    if tls is None:
+        return
+    try:
+        check_certificates(tls, host)
+    except BadCertificate as error:
+        raise ClusterError(str(error)) from None
 
 
 def _write_secretly(path: Path, text: str) -> Path:

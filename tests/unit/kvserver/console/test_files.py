@@ -16,7 +16,7 @@ SOURCES = {name: content.decode() for name, (content, _) in read_files().items()
 MODULES = sorted(name for name in SOURCES if name.endswith(".js"))
 PAGE = read_page().decode()
 MOST_LINES = 400
-MOST_BYTES = 140_000
+MOST_BYTES = 143_000
 """Of all files together, before compression."""
 
 
