@@ -66,8 +66,8 @@ class Namesake:
 
     def __init__(self, engine: Engine, node: str) -> None:
         self._engine, self._node = engine, node
-        self._heard: list[float] = []
         self._since = 0.0
+        self._first = self._last = float("-inf")  # when it was heard, of a time without a pause
 
     async def listen(self) -> None:
         """Begin to listen, for as long as the connection to the engine lasts."""
@@ -75,18 +75,24 @@ class Namesake:
         self._since = asyncio.get_running_loop().time()
 
     async def check(self) -> None:
-        """Wait until it would have been heard. Raises `OrderError` if it was, lately and for a while."""
+        """Wait until it would have been heard. Raises `OrderError` if it was for a while, and goes on."""
         time = asyncio.get_running_loop().time
         await asyncio.sleep(self._since + NAMESAKE_S - time())
-        heard = [moment for moment in self._heard if moment > time() - NAMESAKE_S]
-        if heard and heard[-1] - heard[0] > _NAMESAKE_SPAN_S:
+        last = self._last
+        if last < time() - NAMESAKE_S or last - self._first < _NAMESAKE_SPAN_S:
+            return
+        await asyncio.sleep(NAMESAKE_S)
+        if self._last > last:
             raise OrderError(
-                f"another machine works under the name {self._node!r}, and goes on: give this one its own --node, or "
-                "stop that one first"
+                f"another machine works under the name {self._node!r}: give this one its own --node, or stop that one "
+                "first"
             )
 
     async def _note(self, _: Msg) -> None:
-        self._heard = [*self._heard[-15:], asyncio.get_running_loop().time()]
+        now = asyncio.get_running_loop().time()
+        if now > self._last + NAMESAKE_S:
+            self._first = now
+        self._last = now
 
 
 class Carry:

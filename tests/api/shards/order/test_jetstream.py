@@ -13,7 +13,7 @@ import msgspec
 import nats
 import pytest
 
-from shards.order import stream
+from shards.order import link, stream
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import Batch
 from shards.order.order import (
@@ -178,6 +178,57 @@ def test_tidings_reach_all_others_and_answers_one(site: Site) -> None:
     }
     for order in orders.values():
         order.close()
+
+
+def test_an_order_is_not_open_to_a_second_machine_of_the_same_name(site: Site, tmp_path: Path) -> None:
+    first, twin = site.carriers["a"].order(), Carrier(site.engines, tmp_path, "a")
+    first.open_within(1, None)
+    twin.start()
+    second = twin.order()
+    second.open(1, None)
+
+    def is_refused() -> bool:
+        first.tell(b"I am here")
+        try:
+            assert second.opened() is None
+        except OrderError as error:
+            return "another machine works under the name 'a'" in str(error)
+        return False
+
+    wait_for(is_refused, "refusal")
+    first.close()
+    second.open_within(1, None)  # it has fallen silent
+    second.close()
+    twin.kill()
+
+
+def test_tidings_do_not_wait_behind_messages(site: Site) -> None:
+    """b does not take what comes, and hears nevertheless."""
+    a, b = site.carriers["a"].order(), site.carriers["b"].order()
+    a.open_within(link.AT_THE_END, None)
+    b.open_within(link.AT_THE_END, None)
+    last = a.reach().last
+    for _ in range(16):
+        for _ in range(4):
+            a.propose(b"\x00" + bytes(512 << 10))
+        last += 4
+        take_until(a, lambda _, last=last: a.reach().last >= last, "all on a")
+
+    def is_told() -> bool:
+        a.tell(b"news")
+        return ("a", b"news") in b.told()
+
+    wait_for(is_told, "tidings")
+    assert b.reach().last < last
+    a.close()
+    b.close()
+
+
+def test_opening_blocks_nothing(tmp_path: Path) -> None:
+    order = JetStreamOrder(tmp_path / "order.sock")
+    order.open(0, None)
+    assert order.opened() is None and "nothing listens" in order.obstacle()
+    order.close()
 
 
 def test_following_goes_on_when_the_carrier_was_killed(site: Site) -> None:
