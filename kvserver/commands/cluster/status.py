@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvserver.commands.operate.cluster_figures import cluster_problems
+from kvserver.commands.operate.cluster_figures import cluster_problems, progress_words
 from kvserver.commands.operate.figures import branch, member
 from kvserver.commands.parts.command import Invocation
 from kvserver.commands.parts.servers import server_url
@@ -42,7 +42,7 @@ def show_machines(run: Invocation) -> int:
             client.close()
         if run.as_json:
             run.out.document({"url": url, "revision": state.get("revision"), "cluster": state.get("cluster")})
-        rows.append(_row(url, state))
+        rows.append(machine_row(url, state))
         problems += [f"{url}: {problem}" for problem in _problems(state)]
     if not run.as_json:
         for line in aligned([_HEADERS, *rows], frozenset((4, 5, 6))):
@@ -52,18 +52,22 @@ def show_machines(run: Invocation) -> int:
     return 1 if problems else 0
 
 
-def _row(url: str, state: Mapping[str, Any]) -> Sequence[str]:
+def machine_row(url: str, state: Mapping[str, Any]) -> Sequence[str]:
+    """Return what the table says of a machine, by its status."""
     cluster = branch(state, "cluster")
     members = " ".join(str(node.get("name")) for node in cluster.get("nodes", []) if node.get("member"))
     order = branch(cluster, "order")
+    lag = int(member(order, "lag"))
     told = "current" if cluster.get("current") else "member" if cluster.get("member") else "out"
+    if told == "out" and lag:
+        told = "catching up"
     return (
         str(cluster.get("node", "-")),
         url,
         told if cluster else "alone",
         members,
-        str(int(member(order, "sequence"))) if order else "",
-        str(int(member(order, "lag"))) if order else "",
+        progress_words(cluster) if order else "",
+        str(lag) if order else "",
         str(state.get("revision", "")),
     )
 
