@@ -116,7 +116,7 @@ class Many:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
         asked = read_list(req.scope["query_string"], req.get_header("Accept") or "", req.scope[GRANTS])
-        cursor = format_cursor(self._board)
+        cursor, membership = format_cursor(self._board), self._store.membership
         resp.set_header(_CURSOR, cursor)
         report_list(self._store, asked.wanted)
         if asked.lines:
@@ -129,7 +129,7 @@ class Many:
             body = await self._make_page(resp, asked)
             if len(body) >= LARGE_ANSWER:
                 self._context.load.check_answer_budget(req.scope[QUOTA])
-        await self._store.settle_all()
+        await self._store.settle_all(membership)
         await answer_body(req, resp, body, JSON)
 
     on_head = on_get
@@ -245,7 +245,7 @@ class Many:
         return deleted, complete
 
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
-        count = 0
+        count, membership = 0, self._store.membership
         until = asyncio.get_running_loop().time() + DELETE_S
         async with aclosing(self._store.maps.count_keys(prefix, cut=cut)) as portions:
             async for portion in portions:
@@ -255,7 +255,7 @@ class Many:
                     break
             else:
                 complete = True
-        await self._store.settle_all()
+        await self._store.settle_all(membership)
         return count, complete
 
 

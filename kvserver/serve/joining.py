@@ -187,7 +187,7 @@ def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
 def _open_at_the_end(order: JetStreamOrder) -> Identity:
     """Open the order, however long that takes. Raises `CannotJoin`."""
     try:
-        return _keep_trying(partial(order.open, link.AT_THE_END, None, _TRY_S), "the order of the cluster")
+        return _keep_trying(partial(order.open_within, link.AT_THE_END, None, _TRY_S), "the order of the cluster")
     except OrderError as error:
         raise CannotJoin(str(error)) from None
 
@@ -218,7 +218,7 @@ def _keep_trying(attempt: Callable[[], T], awaited: str) -> T:
 
 def _read_first(order: JetStreamOrder) -> Origin:
     """Read the first message of `order`. Raises `OrderError`, `UnknownLevel`."""
-    identity = order.open(0, None, _TRY_S)
+    identity = order.open_within(0, None, _TRY_S)
     give_up_at = time.monotonic() + _TRY_S
     while time.monotonic() < give_up_at:
         for message in order.take():

@@ -24,13 +24,14 @@ from kvserver.store.reading import ReadingRule
 from shards.host.board import Board
 from shards.host.process import policy_of_helpers
 from shards.maps.reader import Item
-from shards.wire.errors import IdempotencyMismatch
+from shards.wire.errors import IdempotencyMismatch, NotCurrent
 from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ActivityKind,
     AtomicBatch,
     Delete,
     Done,
+    Failed,
     Get,
     Incr,
     OfOneKey,
@@ -78,6 +79,8 @@ class StoreClient:
 
     def _tick(self) -> None:
         self.links.tick()
+        if self.reading is not None:
+            self.reading.refresh()
         self._activity.refresh()
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
@@ -172,10 +175,18 @@ class StoreClient:
         if self.reading is not None:
             await self.reading.settle(0 if item is None else item.revision)
 
-    async def settle_all(self) -> None:
-        """Wait until a list, or several keys, as they were read just now, may be shown. Raises `NotCurrent`."""
+    @property
+    def membership(self) -> int | None:
+        """What a read that takes a while is to remember when it begins, for `settle_all`."""
+        return None if self.reading is None else self.reading.membership
+
+    async def settle_all(self, membership: int | None = None) -> None:
+        """Wait until a list, or several keys, as they were read just now, may be shown. Raises `NotCurrent`.
+
+        `membership`: what that was when reading began, if that was not just now.
+        """
         if self.reading is not None:
-            await self.reading.settle()
+            await self.reading.settle(membership=membership)
 
     # Many keys
 
@@ -212,9 +223,16 @@ class StoreClient:
         """
         end = self.board.last_revision()
         run = BatchRun(self.board, self.links, self.maps, operations, unresponsive, on_bytes)
+        membership = self.membership
         replies = await run.execute()
         if self.reading is not None and Get in map(type, operations):
-            await self.reading.settle()
+            try:
+                await self.settle_all(membership)
+            except NotCurrent as error:  # what was written, was written
+                replies = [
+                    Failed.of(error) if type(operation) is Get else reply
+                    for operation, reply in zip(operations, replies, strict=True)
+                ]
         self._report_all(operations, replies, end)
         return replies
 

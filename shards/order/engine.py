@@ -8,13 +8,14 @@ import contextlib
 import logging
 import ssl
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from shards.order import stream
 from shards.order.order import Message
@@ -53,6 +54,7 @@ class Engine:
             max_reconnect_attempts=-1,
             ping_interval=1,
             max_outstanding_pings=2,
+            no_echo=True,  # what comes under this machine's name is another's
             error_cb=self._note_error,
             tls=_tls_of(options),
             user=secrets[0] if secrets else None,
@@ -79,6 +81,11 @@ class Engine:
         """Disconnect. What ends the client's own tasks may end its wait for the socket, too."""
         with contextlib.suppress(asyncio.CancelledError, OSError):
             await self.client.close()
+
+    async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Publish, if that can be done."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self.client.publish(subject, payload, reply=reply)
 
     async def request(self, subject: str, payload: bytes = b"", timeout_s: float = _REQUEST_S) -> bytes:
         """Ask the servers, and return the answer. Raises `EngineError`."""
@@ -124,6 +131,17 @@ class Engine:
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
+
+    @contextlib.asynccontextmanager
+    async def subscribed(self, hear: Mapping[str, Callable[[Msg], Awaitable[None]]]) -> AsyncIterator[None]:
+        """Let what comes under each subject be heard, for as long as the context lasts."""
+        subscriptions = [await self.client.subscribe(subject, cb=heard) for subject, heard in hear.items()]
+        try:
+            yield
+        finally:
+            for subscription in subscriptions:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await subscription.unsubscribe()
 
     async def _ask_all(self, subject: str) -> list[bytes]:
         """Return what all servers answer within a while."""

@@ -1,8 +1,9 @@
 """The order of a cluster on NATS JetStream: the side of it that is in the shard.
 
-All that knows NATS is in a process of its own, `shards.order.jetstream_child`, on the other end of a Unix socket: so
-the shard's loop stays one thread that blocks on nothing. If that process dies and comes again, following goes on behind
-the last message that was taken.
+All that knows NATS is in a process of its own, `shards.order.jetstream_child`, on the other end of two Unix sockets: so
+the shard's loop stays one thread that blocks on nothing. Tidings have a socket of their own, since what they are for
+must not wait behind megabytes of messages. If that process dies and comes again, following goes on behind the last
+message that was taken.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,72 +26,167 @@ _READ_BYTES: Final = 1 << 20
 _READ_TURN_BYTES: Final = 8 << 20  # for which one `take` reads at most, so that the loop goes on with what there is
 
 
+class _Line:
+    """A connection to the child, made again when it is gone. Nothing blocks.
+
+    Args:
+        path: of the child's socket.
+        readable: where a descriptor is registered while there is one.
+        greeting: makes the first frame of each connection.
+
+    Attributes:
+        unsent: bytes that the child has not taken.
+    """
+
+    def __init__(self, path: Path, readable: select.epoll, greeting: Callable[[], link.ToChild]) -> None:
+        self._path, self._readable, self._greeting = path, readable, greeting
+        self._socket: socket.socket | None = None
+        self._splitter = link.Splitter()
+        self._retry_at = 0.0
+        self.unsent = bytearray()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._socket is not None
+
+    def send(self, frame: link.ToChild) -> None:
+        """Send a frame, at once or with one of the next calls; it is lost if there is no connection to be had."""
+        if not self._socket:
+            self._connect()
+        if self._socket:
+            self.unsent += link.encode_frame(frame)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the child can take now; the descriptor is also readable when it can take more."""
+        if not self._socket or not self.unsent:
+            return
+        try:
+            sent = self._socket.send(self.unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        del self.unsent[:sent]
+        events = select.EPOLLIN | select.EPOLLOUT if self.unsent else select.EPOLLIN
+        self._readable.modify(self._socket, events)
+
+    def receive(self) -> list[link.FromChild]:
+        """Connect if there is no connection, and return what the child has sent, at most `_READ_TURN_BYTES` of it.
+
+        Raises `LinkError`.
+        """
+        if not self._socket:
+            self._connect()
+        self.flush()
+        frames: list[link.FromChild] = []
+        left = _READ_TURN_BYTES
+        while self._socket and left > 0:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.close()
+                break
+            left -= len(data)
+            frames += map(link.decode_from_child, self._splitter.feed(data))
+        return frames
+
+    def close(self, again_in_s: float = _RETRY_S) -> None:
+        """Disconnect; `receive` connects again, but not before that time."""
+        self.unsent.clear()
+        self._splitter = link.Splitter()
+        if self._socket:
+            self._readable.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+            self._retry_at = time.monotonic() + again_in_s
+
+    def _connect(self) -> None:
+        if time.monotonic() < self._retry_at:
+            return
+        self._retry_at = time.monotonic() + _RETRY_S
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connecting.setblocking(False)
+            connecting.connect(str(self._path))
+        except OSError:
+            connecting.close()
+            return
+        self._socket = connecting
+        self._readable.register(connecting, select.EPOLLIN)
+        self.send(self._greeting())
+
+
 class JetStreamOrder:
     """An `Order`. Args: `path`: of the child's socket."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._socket: socket.socket | None = None
         self._readable = select.epoll()
-        self._splitter = link.Splitter()
-        self._unsent = bytearray()
+        self._messages = _Line(path, self._readable, self._ask_to_follow)
+        self._tidings = _Line(path, self._readable, link.Listen)
         self._identity: Identity | None = None
         self._after = 0  # of what was put into `_taken`
         self._number = 0
-        self._retry_at = 0.0
-        self._is_open = self._is_opening = False
+        self._is_open = False
         self._failure: OrderError | None = None
+        self._obstacle = ""
         self._reach = Reach(1, 0)
         self._taken: list[Message] = []
         self._not_taken: list[int] = []
         self._told: list[tuple[str, bytes]] = []
 
-    def open(self, after: int, known: Identity | None, timeout_s: float = _OPEN_S) -> Identity:
+    def open(self, after: int, known: Identity | None) -> None:
         """See `Order.open`. `after` may be `link.AT_THE_END`."""
-        self._disconnect()
+        self._messages.close(again_in_s=0.0)
+        self._is_open = False
         self._taken.clear()
-        self._after, self._identity, self._failure = after, known, None
+        self._after, self._identity, self._failure, self._obstacle = after, known, None, ""
         self._reach = Reach(1, max(after, 0))
-        self._is_opening = True
-        try:
-            self._open(timeout_s)
-        finally:
-            self._is_opening = False
-        assert self._identity
-        return self._identity
 
-    def _open(self, timeout_s: float) -> None:
-        """Wait until the child follows."""
+    def opened(self) -> Identity | None:
+        """See `Order.opened`."""
+        self._receive()
+        if self._failure:
+            raise self._failure
+        return self._identity if self._is_open else None
+
+    def obstacle(self) -> str:
+        """See `Order.obstacle`."""
+        if self._is_open:
+            return ""
+        if not self._obstacle and not self._messages.is_connected:
+            return f"nothing listens at {self._path}: is the order's process running?"
+        return self._obstacle or "the order's process has not answered yet"
+
+    def open_within(self, after: int, known: Identity | None, timeout_s: float = _OPEN_S) -> Identity:
+        """Open, for a program that has nothing else to do, and wait for it.
+
+        Raises what `opened` does, and `OrderUnreachable` if it takes longer.
+        """
+        self.open(after, known)
         give_up_at = time.monotonic() + timeout_s
-        said, reason = False, f"nothing listens at {self._path}: is the order's process running?"
         while (left_s := give_up_at - time.monotonic()) > 0:
-            if self._socket is None:
-                self._connect()
-            if self._socket is None:
-                time.sleep(min(left_s, _RETRY_S))
-                continue
-            if not said:
-                reason = "its process has not found it yet"
-            self._flush()
+            identity = self.opened()
+            if identity is not None:
+                return identity
             self._readable.poll(min(left_s, _RETRY_S))
-            self._receive()
-            if isinstance(self._failure, OrderUnreachable):
-                said, reason, self._failure = True, str(self._failure), None
-                self._disconnect()
-                time.sleep(min(left_s, _RETRY_S))
-            elif self._failure:
-                raise self._failure
-            if self._is_open:
-                return
+        problem = OrderUnreachable(f"the order did not answer within {timeout_s:g} s: {self.obstacle()}")
         self._disconnect()
-        raise OrderUnreachable(f"the order did not answer within {timeout_s:g} s: {reason}")
+        raise problem
 
     def propose(self, payload: bytes) -> int:
         """See `Order.propose`."""
-        if not self._is_open or len(self._unsent) > _MOST_UNSENT:
+        if not self._is_open or len(self._messages.unsent) > _MOST_UNSENT:
             raise NotTaken("the order's process is not there, or does not keep up")
         self._number += 1
-        self._send(link.Propose(self._number, payload))
+        self._messages.send(link.Propose(self._number, payload))
         return self._number
 
     def not_taken(self) -> Sequence[int]:
@@ -102,10 +198,6 @@ class JetStreamOrder:
         """See `Order.take`. Connects to the child again if it was gone."""
         if self._failure and not self._taken:
             raise self._failure
-        if self._socket is None and time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + _RETRY_S
-            self._connect()
-        self._flush()
         self._receive()
         taken, self._taken = self._taken, []
         return taken
@@ -116,21 +208,22 @@ class JetStreamOrder:
 
     def tell(self, payload: bytes) -> None:
         """See `Order.tell`."""
-        self._send_if_open(link.Tell(payload))
+        self._send_tidings(link.Tell(payload))
 
     def told(self) -> Sequence[tuple[str, bytes]]:
         """See `Order.told`."""
+        self._read(self._tidings)
         told, self._told = self._told, []
         return told
 
     def ask(self, node: str, payload: bytes) -> None:
         """See `Order.ask`."""
-        self._send_if_open(link.Ask(node, payload))
+        self._send_tidings(link.Ask(node, payload))
 
     def hint(self, last: int) -> None:
         """See `Order.hint`."""
-        if last > self._reach.last:
-            self._send_if_open(link.Hint(last))
+        if last > self._reach.last and self._is_open:
+            self._messages.send(link.Hint(last))
 
     def reach(self) -> Reach:
         """See `Order.reach`."""
@@ -138,81 +231,40 @@ class JetStreamOrder:
 
     def trim(self, below: int) -> None:
         """See `Order.trim`."""
-        self._send_if_open(link.Trim(below))
+        if self._is_open:
+            self._messages.send(link.Trim(below))
 
     def close(self) -> None:
         """See `Order.close`."""
         self._disconnect()
+        self._tidings.close()
         self._readable.close()
 
-    # The socket.
+    # The sockets.
 
-    def _connect(self) -> None:
-        """Connect to the child and ask it to follow, if it is there."""
-        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connecting.setblocking(False)
-            connecting.connect(str(self._path))
-        except OSError:
-            connecting.close()
-            return
-        self._socket = connecting
-        self._readable.register(connecting, select.EPOLLIN)
+    def _ask_to_follow(self) -> link.ToChild:
         name, created_ns = self._identity or (None, 0)
-        self._send(link.Open(self._after, name, created_ns))
+        return link.Open(self._after, name, created_ns)
 
     def _disconnect(self) -> None:
         self._is_open = False
-        self._unsent.clear()
-        self._splitter = link.Splitter()
-        if self._socket:
-            self._readable.unregister(self._socket)
-            self._socket.close()
-            self._socket = None
+        self._messages.close()
 
-    def _send_if_open(self, frame: link.ToChild) -> None:
-        if self._is_open and len(self._unsent) <= _MOST_UNSENT:
-            self._send(frame)
-
-    def _send(self, frame: link.ToChild) -> None:
-        self._unsent += link.encode_frame(frame)
-        self._flush()
-
-    def _flush(self) -> None:
-        """Send what the child can take now; `fileno` is also readable when it can take more."""
-        if not self._socket or not self._unsent:
-            return
-        try:
-            sent = self._socket.send(self._unsent)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._disconnect()
-            return
-        del self._unsent[:sent]
-        events = select.EPOLLIN | select.EPOLLOUT if self._unsent else select.EPOLLIN
-        self._readable.modify(self._socket, events)
+    def _send_tidings(self, frame: link.ToChild) -> None:
+        if len(self._tidings.unsent) <= _MOST_UNSENT:
+            self._tidings.send(frame)
 
     def _receive(self) -> None:
-        """Read what the child has sent, at most `_READ_TURN_BYTES`."""
-        left = _READ_TURN_BYTES
-        while self._socket and left > 0:
-            try:
-                data = self._socket.recv(_READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._disconnect()
-                return
-            left -= len(data)
-            try:
-                for body in self._splitter.feed(data):
-                    self._handle(link.decode_from_child(body))
-            except link.LinkError as error:
-                self._failure = OrderError(f"the order's process is of another version: {error}")
-                self._disconnect()
+        self._read(self._messages)
+        self._is_open = self._is_open and self._messages.is_connected
+
+    def _read(self, line: _Line) -> None:
+        try:
+            for frame in line.receive():
+                self._handle(frame)
+        except link.LinkError as error:
+            self._failure = OrderError(f"the order's process is of another version: {error}")
+            self._disconnect()
 
     def _handle(self, frame: link.FromChild) -> None:
         if isinstance(frame, link.Took):
@@ -244,8 +296,9 @@ class JetStreamOrder:
             self._reach = Reach(self._reach.first, frame.sequence)
 
     def _fail(self, error: OrderError) -> None:
-        """Follow no longer; but once it was open, go on trying to reach an order that cannot be reached."""
-        if isinstance(error, OrderUnreachable) and not self._is_opening:
+        """Follow no longer; but go on trying to reach an order that cannot be reached."""
+        if isinstance(error, OrderUnreachable):
+            self._obstacle = str(error)
             self._disconnect()
         else:
             self._failure = error

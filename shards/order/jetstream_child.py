@@ -4,6 +4,8 @@ It follows the stream by what the servers republish, and fetches what does not c
 it hands to the shard has no gaps, and was held by most servers before. It keeps nothing: when it starts anew, the shard
 says where it is.
 
+It follows for nobody while another process speaks under the name of this machine: that one would have to stop.
+
 `--create N` makes the stream, with N replicas and the first message that standard input holds, and ends. With
 `--first S` it replaces the stream by an empty one whose first message will have the sequence S.
 """
@@ -16,9 +18,9 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import nats.errors
@@ -49,49 +51,101 @@ _FETCH_MESSAGES: Final = 512
 _FETCH_BYTES: Final = 4 << 20
 _MOST_UNREAD: Final = 8 << 20
 """Bytes that the shard has not read, above which messages are not handed over but fetched later."""
+_MOST_UNHEARD: Final = 8 << 20
+"""Bytes of tidings that the shard has not read, above which they are dropped: newer ones will come."""
 _CREATE_S: Final = 60.0
+NAMESAKE_S: Final = 1.0
+"""For which to listen whether another process speaks under this machine's name."""
+_NAMESAKE_SPAN_S: Final = 0.4  # between the first and the last that was heard: what a dead one had said comes at once
 
 log = logging.getLogger("order")
+
+
+class Namesake:
+    """Whether another process speaks under the name of this machine. What this one says it does not hear itself."""
+
+    def __init__(self, engine: Engine, node: str) -> None:
+        self._engine, self._node = engine, node
+        self._since = 0.0
+        self._first = self._last = float("-inf")  # when it was heard, of a time without a pause
+
+    async def listen(self) -> None:
+        """Begin to listen, for as long as the connection to the engine lasts."""
+        await self._engine.client.subscribe(f"{stream.TELL}.{self._node}", cb=self._note)
+        self._since = asyncio.get_running_loop().time()
+
+    async def check(self) -> None:
+        """Wait until it would have been heard. Raises `OrderError` if it was for a while, and goes on."""
+        time = asyncio.get_running_loop().time
+        await asyncio.sleep(self._since + NAMESAKE_S - time())
+        last = self._last
+        if last < time() - NAMESAKE_S or last - self._first < _NAMESAKE_SPAN_S:
+            return
+        await asyncio.sleep(NAMESAKE_S)
+        if self._last > last:
+            raise OrderError(
+                f"another machine works under the name {self._node!r}: give this one its own --node, or stop that one "
+                "first"
+            )
+
+    async def _note(self, _: Msg) -> None:
+        now = asyncio.get_running_loop().time()
+        if now > self._last + NAMESAKE_S:
+            self._first = now
+        self._last = now
+
+
+class Carry:
+    """The tidings of one process of the shard: from its connection to the end of that."""
+
+    def __init__(self, engine: Engine, node: str, writer: asyncio.StreamWriter) -> None:
+        self._engine, self._node, self._writer = engine, node, writer
+
+    async def run(self, frames: AsyncIterator[link.ToChild]) -> None:
+        """Serve the shard until it is gone."""
+        async with self._engine.subscribed(
+            {f"{stream.TELL}.>": self._hear, f"{stream.ASK}.{self._node}.*": self._hear}
+        ):
+            async for frame in frames:
+                if isinstance(frame, link.Tell):
+                    await self._engine.publish(f"{stream.TELL}.{self._node}", frame.payload)
+                elif isinstance(frame, link.Ask):
+                    await self._engine.publish(f"{stream.ASK}.{frame.node}.{self._node}", frame.payload)
+
+    async def _hear(self, message: Msg) -> None:
+        node = message.subject.rpartition(".")[2]
+        if node != self._node and self._writer.transport.get_write_buffer_size() < _MOST_UNHEARD:
+            _send(self._writer, link.Told(node, message.data))
 
 
 class Follow:
     """The order as one process of the shard follows it: from its connection to the end of that."""
 
-    def __init__(self, engine: Engine, options: argparse.Namespace, writer: asyncio.StreamWriter) -> None:
-        self._engine, self._options, self._writer = engine, options, writer
+    def __init__(
+        self, engine: Engine, options: argparse.Namespace, namesake: Namesake, writer: asyncio.StreamWriter
+    ) -> None:
+        self._engine, self._options, self._namesake, self._writer = engine, options, namesake, writer
         self._follower: stream.Follower | None = None
         self._identity: Identity | None = None
         self._behind = asyncio.Event()
         self._inbox = engine.client.new_inbox()
         self._looks = self._skips = 0
 
-    async def run(self, reader: asyncio.StreamReader) -> None:
+    async def run(self, frames: AsyncIterator[link.ToChild]) -> None:
         """Serve the shard until it is gone."""
-        client = self._engine.client
-        async with asyncio.TaskGroup() as tasks:
-            subscriptions = [
-                await client.subscribe(f"{self._inbox}.*", cb=self._on_answer),
-                await client.subscribe(f"{stream.OUT}.>", cb=self._on_message),
-                await client.subscribe(f"{stream.TELL}.>", cb=self._on_told),
-                await client.subscribe(f"{stream.ASK}.{self._options.node}.*", cb=self._on_told),
-            ]
+        async with (
+            self._engine.subscribed({f"{self._inbox}.*": self._on_answer, f"{stream.OUT}.>": self._on_message}),
+            asyncio.TaskGroup() as tasks,
+        ):
             helpers = [tasks.create_task(self._fetch_missing()), tasks.create_task(self._watch())]
             try:
-                await self._read(reader)
+                async for frame in frames:
+                    await self._handle(frame)
             finally:
                 for helper in helpers:
                     helper.cancel()
-                for subscription in subscriptions:
-                    with contextlib.suppress(nats.errors.Error, OSError):
-                        await subscription.unsubscribe()
 
     # From the shard.
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        splitter = link.Splitter()
-        while data := await reader.read(1 << 20):
-            for body in splitter.feed(data):
-                await self._handle(link.decode_to_child(body))
 
     async def _handle(self, frame: link.ToChild) -> None:
         client, node = self._engine.client, self._options.node
@@ -101,19 +155,11 @@ class Follow:
             if not client.is_connected:
                 self._send(link.NotTaken(frame.number))
             else:
-                await self._publish(f"{stream.LOG}.{node}", frame.payload, f"{self._inbox}.{frame.number}")
-        elif isinstance(frame, link.Tell):
-            await self._publish(f"{stream.TELL}.{node}", frame.payload)
-        elif isinstance(frame, link.Ask):
-            await self._publish(f"{stream.ASK}.{frame.node}.{node}", frame.payload)
+                await self._engine.publish(f"{stream.LOG}.{node}", frame.payload, f"{self._inbox}.{frame.number}")
         elif isinstance(frame, link.Hint):
             self._see(frame.last)
-        else:
-            await self._publish(stream.PURGE, msgspec.json.encode({"seq": frame.below}), f"{self._inbox}.0")
-
-    async def _publish(self, subject: str, payload: bytes, reply: str = "") -> None:
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self._engine.client.publish(subject, payload, reply=reply)
+        elif isinstance(frame, link.Trim):
+            await self._engine.publish(stream.PURGE, msgspec.json.encode({"seq": frame.below}), f"{self._inbox}.0")
 
     async def _open(self, frame: link.Open) -> None:
         known = Identity(frame.name, frame.created_ns) if frame.name is not None else None
@@ -121,6 +167,7 @@ class Follow:
             facts = await self._wait_for_stream(frame.after, known)
             facts.check_config()
             await self._engine.check_flushing(facts.servers)
+            await self._namesake.check()
         except OrderError as error:
             log.warning("the order is not open: %s", error)
             self._send(link.Failed.of(error))
@@ -172,11 +219,6 @@ class Follow:
         else:
             self._take(read)
 
-    async def _on_told(self, message: Msg) -> None:
-        node = message.subject.rpartition(".")[2]
-        if node != self._options.node:
-            self._send(link.Told(node, message.data))
-
     def _take(self, message: Message) -> None:
         """Hand over what can be handed over, now that this message is here."""
         if self._follower is None:
@@ -202,8 +244,7 @@ class Follow:
         self._send(link.Failed.of(error))
 
     def _send(self, frame: link.FromChild) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(link.encode_frame(frame))
+        _send(self._writer, frame)
 
     # Beside both.
 
@@ -267,22 +308,30 @@ class Follow:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Serve shards until SIGTERM. A new connection ends the one before: there is one shard."""
+    """Serve shards until SIGTERM. A new connection ends the one of its kind before: there is one shard."""
     engine = Engine(options)
     await _keep_trying(engine.connect)
+    namesake = Namesake(engine, options.node)
+    await namesake.listen()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    current: asyncio.Task[None] | None = None
+    current: dict[type, asyncio.Task[None]] = {}
 
     async def on_shard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal current
-        if current is not None:
-            current.cancel()
-        current = asyncio.current_task()
         with contextlib.suppress(asyncio.CancelledError):
             try:
-                await Follow(engine, options, writer).run(reader)
+                frames = _read_frames(reader)
+                served: Follow | Carry
+                async for first in frames:
+                    if isinstance(first, link.Listen):
+                        served = Carry(engine, options.node, writer)
+                    else:
+                        served = Follow(engine, options, namesake, writer)
+                    if type(served) in current:
+                        current[type(served)].cancel()
+                    current[type(served)] = cast("asyncio.Task[None]", asyncio.current_task())
+                    await served.run(_chained(first, frames))
             except* OSError as group:
                 log.debug("the shard is gone: %s", group.exceptions[0])
             except* Exception:
@@ -295,9 +344,28 @@ async def serve(options: argparse.Namespace) -> None:
     async with server:
         await stopped.wait()
         path.unlink(missing_ok=True)
-        if current is not None:
-            current.cancel()
+        for task in current.values():
+            task.cancel()
     await engine.close()
+
+
+async def _read_frames(reader: asyncio.StreamReader) -> AsyncIterator[link.ToChild]:
+    """Yield what the shard sends."""
+    splitter = link.Splitter()
+    while data := await reader.read(1 << 20):
+        for body in splitter.feed(data):
+            yield link.decode_to_child(body)
+
+
+async def _chained(first: link.ToChild, frames: AsyncIterator[link.ToChild]) -> AsyncIterator[link.ToChild]:
+    yield first
+    async for frame in frames:
+        yield frame
+
+
+def _send(writer: asyncio.StreamWriter, frame: link.FromChild) -> None:
+    if not writer.is_closing():
+        writer.write(link.encode_frame(frame))
 
 
 async def create(options: argparse.Namespace) -> None:

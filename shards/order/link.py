@@ -1,15 +1,19 @@
-"""What a shard and its `jetstream_child` say to each other over a Unix stream socket. Pure; this is the specification.
+"""What a shard and its `jetstream_child` say to each other over Unix stream sockets. Pure; this is the specification.
 
-Each frame is its length, u32 little endian, and a MessagePack array that starts with its tag.
+Each frame is its length, u32 little endian, and a MessagePack array that starts with its tag. There are two
+connections: one for the order, which begins with Open, and one for tidings, which begins with Listen. So tidings wait
+for no messages.
 
 To the child::
 
-    1 Open       after, name or nil, created_ns     follow; the first frame of each connection
+    1 Open       after, name or nil, created_ns     follow
     2 Propose    number, payload                    send a message into the order
-    3 Tell       payload                            to all other machines
-    4 Ask        node, payload                      to one
     5 Trim       below
     6 Hint       last                               the order has this message, as a peer has told
+
+    7 Listen                                        carry tidings
+    3 Tell       payload                            to all other machines
+    4 Ask        node, payload                      to one
 
 From it::
 
@@ -17,8 +21,9 @@ From it::
     2 Failed     kind, detail, first                instead of it, or later: following has ended
     3 Took       sequence, time_ms, payload         the next message, without a gap
     4 NotTaken   number                             of a Propose: it was not taken, nor will be
-    5 Told       node, payload
     6 Reached    first, last                        of the order
+
+    5 Told       node, payload
 """
 
 from __future__ import annotations
@@ -72,7 +77,11 @@ class Hint(_Frame, tag=6):
     last: int
 
 
-ToChild = Open | Propose | Tell | Ask | Trim | Hint
+class Listen(_Frame, tag=7):
+    pass
+
+
+ToChild = Open | Propose | Tell | Ask | Trim | Hint | Listen
 
 FailureKind = Literal["trimmed", "lost", "not_durable", "unreachable", "other"]
 

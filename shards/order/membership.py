@@ -6,10 +6,21 @@ put out of the members, and may be put out only when it surely no longer reads f
 - Each `ASK_S` a node asks the others. A **grant** lets it read for `LEASE_S`, counted from when it asked, by its own
   clocks: neither clocks nor delays of others matter, only that clocks run at the same rate.
 - A node grants only what names the `In` of the asker that it knows itself: else the asker may be out without knowing.
-- It **votes** against a member only `SILENCE_S` after its last grant to it, or its own start, and then grants it
-  nothing any more until the member enters again. So when most nodes have voted, all grants of those have ended.
+- It **votes** against a member only when it has *listened* for `SILENCE_S` since its last grant to it, and then grants
+  it nothing any more until the member enters again. So when most nodes have voted, all grants of those have ended.
 - A lease needs so many grants that not all of them can come from nodes that have not voted.
 - An `In` counts as a grant given: a node that enters is not put out at once.
+
+A node must not take its own trouble for the silence of another. So of the time that passes only that counts as
+listening
+
+- in which its `Begin` has come back: before that it grants nothing;
+- in which it was not held up: of a pause between two looks, for its disk or for want of a processor, `LISTEN_S` counts
+  at most, since the tidings of the pause are still to be read;
+- in which it hears so many others that their votes and its own put a member out. If not, it is cut off itself, and
+  listens anew when it hears them again.
+
+It never counts more than either clock says has passed, so this can delay a vote, but not hasten it.
 
 Rates of clocks: CLOCK_BOOTTIME goes on while a machine sleeps, CLOCK_REALTIME is set after a virtual machine was
 stopped. If the two do not advance alike, neither is believed: the lease ends, and votes wait once more.
@@ -27,7 +38,11 @@ ASK_S: Final = 0.25
 LEASE_S: Final = 1.0
 """For which a grant lets a node read, from when it asked."""
 SILENCE_S: Final = 1.5
-"""From the last grant to a member until a vote against it."""
+"""For which a node listens, from its last grant to a member until its vote against it."""
+LISTEN_S: Final = 0.25
+"""Most of the time between two looks that counts as listening."""
+DEAF_S: Final = 1.0
+"""From the last tidings of a node until it counts as not heard."""
 JUMP_S: Final = 0.1
 """By which two clocks may differ in what they say has passed."""
 
@@ -58,14 +73,14 @@ class Health(NamedTuple):
         applied: the sequence up to which it has applied the order.
         skew_ms: by how much its clock was ahead of ours, as far as the way of the tidings lets one say.
         spare: whether it has room for what makes data grow.
-        level: the highest level of messages that it understands.
+        level: the highest level of messages that it understands; 0: it has not said.
     """
 
     heard: Clocks
     applied: int = 0
     skew_ms: int = 0
     spare: bool = True
-    level: int = LEVEL
+    level: int = 0
 
 
 class Membership:
@@ -77,19 +92,21 @@ class Membership:
         node: the name of this machine.
         session: of this process.
         now: when it began.
+        level: the highest level of messages that it understands.
 
     Attributes:
         peers: how the other nodes are, by name; those that were heard.
         lease_until: until when this node may read: while both clocks are before it.
     """
 
-    def __init__(self, node: str, session: int, now: Clocks) -> None:
-        self.node, self.session = node, session
+    def __init__(self, node: str, session: int, now: Clocks, level: int = LEVEL) -> None:
+        self.node, self.session, self._level = node, session, level
         self.peers: dict[str, Health] = {}
         self.lease_until = NEVER
         self._now = self._steady_since = self._started = now
         self._asked_at = NEVER
-        self._granted_to: dict[str, Clocks] = {}  # when, by node; an `In` counts
+        self._listened_s = self._listens_from = 0.0  # in all; when this node last began to listen anew
+        self._granted_to: dict[str, float] = {}  # what `_listened_s` was then, by node; an `In` counts
         self._granted_by: dict[str, Clocks] = {}  # from when it counts, by node; of the present `In`
         self._voted: dict[str, int] = {}  # `entered` of the member that this process has voted against, by node
         self._enters: int | None = None  # `entered` of the membership that a proposed `In` is to replace; 0: none
@@ -100,10 +117,10 @@ class Membership:
     def look(self, now: Clocks) -> None:
         """Compare the clocks. If they do not agree about what has passed, end the lease and let votes wait anew."""
         passed_boot_s, passed_real_s = now.boot_s - self._now.boot_s, now.real_s - self._now.real_s
+        self._listened_s += max(0.0, min(passed_boot_s, passed_real_s, LISTEN_S))
         if abs(passed_real_s - passed_boot_s) > JUMP_S or passed_boot_s < 0:
             self._give_up()
-            self._started = now
-            self._granted_to = dict.fromkeys(self._granted_to, now)
+            self._started, self._listens_from = now, self._listened_s
             self._asked_at = NEVER
         self._now = now
 
@@ -129,7 +146,7 @@ class Membership:
         entered = self._entered(state)
         if entered and not _grants_needed(state) and not self._leaving:  # nobody could ever be put out
             self.lease_until = now.after(LEASE_S)
-        return Ask(entered, state.sequence, now.boot_s, now.real_s, wall_ms, spare, LEVEL, *checkpoint)
+        return Ask(entered, state.sequence, now.boot_s, now.real_s, wall_ms, spare, self._level, *checkpoint)
 
     def hear(self, node: str, tidings: Ask | Grant | Applied, now: Clocks, state: State) -> Grant | None:
         """Follow what another node has told; return the grant that is to be told, if one is."""
@@ -148,13 +165,14 @@ class Membership:
             return None
         skew_ms = tidings.wall_ms - int(now.real_s * 1000)
         self.peers[node] = health._replace(skew_ms=skew_ms, spare=tidings.spare, level=tidings.level)
-        return self._grant(node, tidings, now, state)
+        return self._grant(node, tidings, state)
 
     def observe(self, effect: Effect, now: Clocks) -> None:
         """Follow a message that counts: an `In` counts as a grant."""
         if isinstance(effect.content, In):
             self._voted.pop(effect.node, None)
-            self._granted_to[effect.node] = now
+            self.look(now)
+            self._granted_to[effect.node] = self._listened_s
             if effect.node == self.node:
                 self._enters = None
                 self._give_up()
@@ -171,13 +189,10 @@ class Membership:
     def votes(self, now: Clocks, state: State) -> list[Out]:
         """Return the votes that this node must propose now; from then on it grants those members nothing."""
         self.look(now)
-        if not self._has_begun(state):
-            return []
+        self._see_whether_it_listens(now, state)
         votes = []
         for node, member in state.members.items():
-            since = max(self._granted_to.get(node, self._started), self._started)
-            silent = since.after(SILENCE_S).is_before(now)
-            if node != self.node and silent and self._voted.get(node) != member.entered:
+            if node != self.node and self._is_silent(node) and self._voted.get(node) != member.entered:
                 self._voted[node] = member.entered
                 votes.append(Out(node, member.entered))
         return votes
@@ -215,12 +230,13 @@ class Membership:
         return max((state.sequence, *(health.applied for health in self.peers.values())))
 
     def level(self, state: State) -> int:
-        """Return the level by which to propose: the highest that all members understand, but never a lower one again.
+        """Return the level by which to propose: the highest that all nodes understand, but never a lower one again.
 
-        A member that was not heard yet counts as one that understands the level of the state and no more.
+        All nodes, not the members alone: one of an older version that was put out for a moment would have to stop. One
+        that has not said it counts as one that understands the level of the state and no more.
         """
-        known = (self.peers[node].level if node in self.peers else 0 for node in state.members if node != self.node)
-        return max(state.level, min((LEVEL, *known)))
+        known = (self.peers[node].level if node in self.peers else 0 for node in state.nodes if node != self.node)
+        return max(state.level, min((self._level, *known)))
 
     # Parts.
 
@@ -236,13 +252,23 @@ class Membership:
         self.lease_until = NEVER
         self._granted_by.clear()
 
-    def _grant(self, node: str, ask: Ask, now: Clocks, state: State) -> Grant | None:
+    def _see_whether_it_listens(self, now: Clocks, state: State) -> None:
+        """Begin to listen anew if this node has not begun, or hears too few others."""
+        heard = [node for node, health in self.peers.items() if now.is_before(health.heard.after(DEAF_S))]
+        if not self._has_begun(state) or len(heard) + 1 < state.votes_to_put_out:
+            self._listens_from = self._listened_s
+
+    def _is_silent(self, node: str) -> bool:
+        """Whether this node has granted a member nothing for as long as it may wait for it."""
+        return self._listened_s - max(self._granted_to.get(node, 0.0), self._listens_from) > SILENCE_S
+
+    def _grant(self, node: str, ask: Ask, state: State) -> Grant | None:
         member = state.members.get(node)
         if member is None or member.entered != ask.entered or not self._has_begun(state):
             return None
         if self.node in member.votes or self._voted.get(node) == member.entered:
             return None
-        self._granted_to[node] = now
+        self._granted_to[node] = self._listened_s
         return Grant(node, ask.entered, ask.boot_s, ask.real_s)
 
     def _take_grant(self, node: str, grant: Grant, state: State) -> None:

@@ -105,23 +105,31 @@ class NotTaken(OrderError):
 class Order(Protocol):
     """One order of messages that the machines of a cluster share, durable when it is seen.
 
-    For one thread. Nothing blocks but `open`.
+    For one thread. Nothing blocks.
     """
 
-    def open(self, after: int, known: Identity | None, timeout_s: float = ...) -> Identity:
-        """Begin to follow behind sequence `after`, and return which order this is.
+    def open(self, after: int, known: Identity | None) -> None:
+        """Begin to follow behind sequence `after`: `opened` says when it has come to that. May be called again.
 
         Args:
             after: the sequence up to which this machine has the messages; 0: none.
             known: the order that they came from; None: whichever there is.
-            timeout_s: for which to wait for an answer.
+        """
+        ...
 
-        Raises:
+    def opened(self) -> Identity | None:
+        """Go on opening, and return which order this is; None: it is not open yet, and `obstacle` says why.
+
+        Raises, and then it does not go on:
             OrderTrimmed: the order no longer has message `after` + 1.
             OrderLost: it is another one than `known`, or ends before `after`.
             NotDurable: the engine does not keep what it gives back through a loss of power.
-            OrderUnreachable: there was no answer in time.
+            OrderError: another machine works under this one's name.
         """
+        ...
+
+    def obstacle(self) -> str:
+        """Return why the order is not open, as far as is known; empty: it is."""
         ...
 
     def propose(self, payload: bytes) -> int:

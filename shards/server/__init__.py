@@ -8,6 +8,7 @@
 - `sockets`: the ends of the wire: requests in, replies and events out.
 - `loop`: takes messages, has them written, replies and publishes; and the start and the end of all that.
 - `donor`: gives another machine a backup of the store, in pieces.
+- `catching_up`: says how a machine that is far behind gets on.
 - `following`: a machine's part in the order of a cluster: decides its messages, and shows what all members have.
 - `clustered`: the loop of a shard whose groups travel through such an order.
 """

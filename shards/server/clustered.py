@@ -8,6 +8,7 @@ surely never took are refused at their deadline; of others only the sender's pat
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from shards.keys.budget import Starved
 from shards.log.files import LogError
 from shards.maps.layout import MapFull
 from shards.order.messages import UnknownLevel
-from shards.order.order import NotDurable, Order, OrderError, OrderTrimmed, OrderUnreachable
+from shards.order.order import NotDurable, Order, OrderError, OrderTrimmed
 from shards.server.following import Following
 from shards.server.loop import ShardServer
 from shards.server.request_queue import QueuedMessage
@@ -30,7 +31,9 @@ from shards.server.room import Room, WritePolicy
 from shards.wire.errors import Overloaded, Unavailable
 from shards.wire.protocol import Failed, Reply
 
-_OPEN_S: Final = 8.0  # for which opening the order may take: longer than its process looks before it says why not
+_OPEN_S: Final = 8.0  # after which it is said why the order is not open: longer than its process looks for the reason
+_AGAIN_S: Final = 1.0  # between attempts to open an order that may lose messages
+_UNOPENED_S: Final = 1.0  # for which a request waits for the order to be open
 _EXPIRE_S: Final = 0.05  # between looks for expired keys, and for late requests
 _NOTE_S: Final = 1.0  # between ORDER records
 _LEAVE_S: Final = 1.0  # for which a stopping machine waits until it is out
@@ -58,7 +61,10 @@ class ClusteredServer(ShardServer):
         self.following = Following(board, self.log, self.map, self.writer, order, session, self.sockets.publish)
         self._in_flight: dict[int, list[QueuedMessage]] = {}  # by ticket
         self._late_at = self._note_at = 0.0  # when they are due, by time.monotonic()
-        self._is_reported = False
+        self._begun_at = time.monotonic()
+        self._open_at = 0.0  # when to try again to open the order
+        self._report_at: float | None = None  # when to say that it is not open; infinite: that was said
+        self._obstacle = ""  # why it is not open
         self._last_status = 1
         self.sockets.wake_by(order.fileno())
 
@@ -106,19 +112,28 @@ class ClusteredServer(ShardServer):
     # Parts of a turn.
 
     def _open_order(self) -> bool:
-        """Try to open the order; whether it is open now. Raises `OrderError` if trying again cannot help."""
-        try:
-            self.following.open(_OPEN_S)
-        except (OrderUnreachable, NotDurable) as error:
-            if not self._is_reported:
-                log.warning("the order of the cluster cannot be followed yet, will retry: %s", error)
-            self._is_reported = True
+        """Go on opening the order; whether it is open now. Raises `OrderError` if trying again cannot help."""
+        now = time.monotonic()
+        if self._report_at is None:
+            self._report_at = now + _OPEN_S
+            self.following.open()
+        if now < self._open_at:
             return False
-        self.board.note_stop("")
-        if self._is_reported:
-            log.info("the order of the cluster is followed")
-        self._is_reported = False
-        return True
+        try:
+            if self.following.continue_opening():
+                self.board.note_stop("")
+                if self._report_at == math.inf:
+                    log.info("the order of the cluster is followed")
+                return True
+            self._obstacle = self.following.order.obstacle()
+        except NotDurable as error:
+            self._obstacle = str(error)
+            self._open_at, self._report_at = now + _AGAIN_S, min(self._report_at, now)
+            self.following.open()
+        if now >= self._report_at:
+            self._report_at = math.inf
+            log.warning("the order of the cluster cannot be followed yet, will retry: %s", self._obstacle)
+        return False
 
     def _propose_groups(self) -> None:
         """Propose what waits, as long as it would be sent at once."""
@@ -170,6 +185,10 @@ class ClusteredServer(ShardServer):
         if now >= self._late_at:
             self._late_at = now + _EXPIRE_S
             self._refuse_late(time.monotonic_ns())
+            if not self.following.is_open and now >= self._begun_at + _UNOPENED_S:
+                error = Unavailable(f"the order of the cluster cannot be followed yet: {self._obstacle}")
+                for message in self._queue.drain():
+                    self._refuse_rest(message, error)
             if self.writer.keyspace.is_surveyed and self.writer.expiry_in_s(1.0) == 0:
                 self.following.propose_expiries()
         if now >= self._note_at:

@@ -4,6 +4,9 @@
 proposer sends this machine's own, membership says who may read, and for how long. It is called by the shard's loop, and
 never waits.
 
+- **Turns are short.** A machine that does not answer the others is put out. So each turn hears them first, and decides
+  messages only for a while, which are flushed together; the rest waits.
+
 - **Deciding.** Each record of data says which message it is of, and what the messages before it add up to. So a
   machine that starts again goes on behind what its map holds, whatever it was doing when it died.
 - **Showing.** What every member has applied may be shown: then requests are answered, events are published, and the
@@ -28,9 +31,10 @@ from shards.maps.owner import MapOwner
 from shards.order.history import Histories
 from shards.order.membership import Clocks, Membership
 from shards.order.messages import Ask, Batch, In, Piece, Want, decode_tidings, encode_tidings, init_of
-from shards.order.order import Identity, Order, OrderError
+from shards.order.order import Identity, Message, Order, OrderError
 from shards.order.proposer import Proposer
 from shards.order.replica import Effect, Replica, State, begin_again, decode_state, encode_state
+from shards.server.catching_up import CatchingUp
 from shards.server.donor import Donor
 from shards.server.writer import Writer
 from shards.wire.clock import Now
@@ -44,6 +48,12 @@ _NS: Final = 1_000_000_000
 
 HEARD_S: Final = 2.0
 """For which a machine counts as heard of after its last tidings."""
+
+DECIDE_S: Final = 0.05
+"""For which one turn decides messages, at least one."""
+
+HELD_S: Final = 1.0
+"""Between two turns, from which on it is logged: others may take this machine for silent soon."""
 
 log = logging.getLogger("shards")
 
@@ -129,6 +139,9 @@ class Following:
         self.membership = Membership(self._node, session, read_clocks())
         self.histories = Histories()
         self._donor = Donor(Path(board.facts.data_dir))
+        self._catching_up = CatchingUp()
+        self._turned_at: float | None = None  # by time.monotonic
+        self._undecided: deque[Message] = deque()
         self._answers: dict[int, Answer] = {}  # by ticket
         self._unshown: deque[Unshown] = deque()
         self._noted = 0 if is_new else state.sequence  # by the last ORDER record
@@ -159,36 +172,65 @@ class Following:
         """Whether this machine is one of those that have to apply what is shown."""
         return self._node in self.state.members
 
-    def open(self, timeout_s: float) -> None:
-        """Begin to follow. Raises `OrderError`."""
+    def open(self) -> None:
+        """Begin to follow: see `continue_opening`. May be called again before the order is open."""
         facts = self._board.facts
         known = Identity(facts.order_name, facts.order_created_ns) if facts.order_name else None
-        self.order.open(self.replica.resume_after, known, timeout_s)
-        self.is_open = True
+        self.order.open(self.replica.resume_after, known)
+
+    def continue_opening(self) -> bool:
+        """Go on opening the order, and return `is_open`. Raises `OrderError`."""
+        self.is_open = self.order.opened() is not None
+        return self.is_open
 
     # A turn.
 
     def turn(self) -> bool:
-        """Take what has come, decide it, and tell others; return whether anything has come.
+        """Hear the others, decide what has come, and tell them; return whether anything was decided.
 
         Raises `OrderError`, `LogError`, `MapFull`: this process must end.
         """
-        clocks, messages = read_clocks(), self.order.take()
+        self._note_pace()
         for node, payload in self.order.told():
-            self._hear(node, payload, clocks)
-        for message in messages:
-            self._state_before = encode_state(self.state)
-            effect = self.replica.deliver(message)
-            if effect is not None:
-                self._follow(effect, clocks)
-        if messages:
-            self._tell(self.membership.applied(self.state))
+            self._hear(node, payload)
+        if not self._undecided:
+            self._undecided.extend(self.order.take())
+        has_decided = self._decide_for_a_while()
         self._take_part()
         self.exchange()
         self._show_what_is_stable()
         self._show_progress()
         self.order.hint(self.membership.furthest(self.state))
-        return bool(messages)
+        return has_decided
+
+    def _note_pace(self) -> None:
+        """Say in the log when this machine was too slow for the others to rely on it."""
+        now = time.monotonic()
+        if self._turned_at is not None and now > self._turned_at + HELD_S:
+            log.warning(
+                "for %.1f s this machine did not get round to answering the others of its cluster, which put out who "
+                "is silent for longer: it has too little processor time, or a slow disk",
+                now - self._turned_at,
+            )
+        self._turned_at = now
+
+    def _decide_for_a_while(self) -> bool:
+        """Decide messages in their order, flush what they have made, and tell how far that is; whether there were any.
+
+        Raises `OrderError`, `LogError`, `MapFull`.
+        """
+        if not self._undecided:
+            return False
+        until = time.monotonic() + DECIDE_S
+        while self._undecided and time.monotonic() < until:
+            message = self._undecided.popleft()
+            self._state_before = encode_state(self.state)
+            effect = self.replica.deliver(message)
+            if effect is not None:
+                self._follow(effect)
+        self._writer.flush_decided()
+        self._tell(self.membership.applied(self.state))
+        return True
 
     def exchange(self) -> None:
         """Hand the order what was proposed since the turn."""
@@ -260,14 +302,14 @@ class Following:
 
     # Parts of a turn.
 
-    def _hear(self, node: str, payload: bytes, clocks: Clocks) -> None:
+    def _hear(self, node: str, payload: bytes) -> None:
         tidings = decode_tidings(payload)
         if tidings is None or isinstance(tidings, Piece):
             return
         if isinstance(tidings, Want):
             self.order.ask(node, encode_tidings(self._donor.answer(node, tidings, time.monotonic())))
             return
-        grant = self.membership.hear(node, tidings, clocks, self.state)
+        grant = self.membership.hear(node, tidings, read_clocks(), self.state)  # not before it was asked
         if grant is not None:
             self.order.ask(node, encode_tidings(grant))
         if isinstance(tidings, Ask) and tidings.sequence:
@@ -275,9 +317,9 @@ class Following:
             if self.histories.is_in_minority(len(self.state.nodes)):
                 raise Diverged(tidings.sequence)
 
-    def _follow(self, effect: Effect, clocks: Clocks) -> None:
+    def _follow(self, effect: Effect) -> None:
         """Do what a message says, and note it."""
-        self.membership.observe(effect, clocks)
+        self.membership.observe(effect, read_clocks())
         ticket = self.proposer.observe(effect, time.monotonic())
         if isinstance(effect.content, Batch):
             self._decide(effect, effect.content, ticket)
@@ -352,6 +394,7 @@ class Following:
         heard = {node for node, health in peers.items() if now.is_before(health.heard.after(HEARD_S))}
         words.heard = _bits(self.state.nodes, heard | {self._node})
         words.resent = self.proposer.resent
+        self._catching_up.look(self.state.sequence, self.order.reach().last, time.monotonic())
         words.skew_ms = max((abs(peers[node].skew_ms) for node in heard), default=0)
 
     def _show_progress(self) -> None:

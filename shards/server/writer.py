@@ -96,7 +96,7 @@ class Writer:
     """
 
     def __init__(self, board: Board, shard: int, log: LogAppender, map: MapOwner, clock: Clock | None = None) -> None:
-        self._log, self._map, self._clock = log, map, clock or board
+        self._board, self._log, self._map, self._clock = board, log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"
         self._others = [row for index, row in enumerate(board.shards) if index != shard]
@@ -166,6 +166,7 @@ class Writer:
             operations: of the message.
             now: its time in the order, never before that of an earlier message.
             place: makes the place in the order that a record says it has of how many operations are decided with it.
+                What has one is not flushed here: see `flush_decided`.
 
         Returns:
             A reply to each operation; a `Starved` to one that is to be proposed again after evictions.
@@ -182,6 +183,19 @@ class Writer:
         self.figures["queue"] = max(self.figures["queue"], len(replies))
         self.figures["refused"] += count_refusals(replies)
         return replies
+
+    def flush_decided(self) -> None:
+        """Flush what `decide` has logged, if the log is flushed by each write: once for many messages.
+
+        To be called before anything of it is told or shown. That the map has it already does no harm: it is never
+        ahead of the log by more than a restart reads again, and the order keeps what a loss of power takes.
+
+        Raises `LogError`.
+        """
+        if self._flushed_each:
+            begun = time.monotonic_ns()
+            self._log.flush(self._board.history()[0])
+            self.figures["flush_ns"] += time.monotonic_ns() - begun
 
     def list_due(self, now: Now, most: int = EXPIRE_KEYS) -> Expire | None:
         """Return what to propose to an order as expired at `now`, at most `most` keys, in the order of
@@ -347,7 +361,7 @@ class Writer:
             log.info("writes succeed again")
         self._failing = False
         appended = time.monotonic_ns()
-        if self._flushed_each:
+        if self._flushed_each and placed is None:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)

@@ -59,6 +59,7 @@ class FakeStream:
         messages: those in the order.
         held: proposals that are on their way.
         first: the oldest sequence that can be read.
+        closed_because: why nobody can open it now; empty: one can.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class FakeStream:
         self.first = 1
         self.stalled = False
         self.lost_because: OrderLost | None = None
+        self.closed_because = ""
         self._now_ms = now_ms or (lambda: 1_700_000_000_000 + len(self.messages))
         self._orders: list[FakeOrder] = []
 
@@ -154,15 +156,21 @@ class FakeOrder:
         self._after = self._number = 0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def open(self, after: int, known: Identity | None, timeout_s: float = 10.0) -> Identity:
+    def open(self, after: int, known: Identity | None) -> None:
         stream = self.stream
         if (known is not None and known != stream.identity) or after > len(stream.messages):
             raise OrderLost("the order is another one")
         if after + 1 < stream.first:
             raise OrderTrimmed(after, stream.first)
-        self._after, self.is_open = after, True
+        self._after, self.is_open = after, not stream.closed_because
         self.wake()
-        return stream.identity
+
+    def opened(self) -> Identity | None:
+        self.is_open = not self.stream.closed_because
+        return self.stream.identity if self.is_open else None
+
+    def obstacle(self) -> str:
+        return self.stream.closed_because
 
     def propose(self, payload: bytes) -> int:
         if not self.is_open:

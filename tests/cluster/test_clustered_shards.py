@@ -13,7 +13,8 @@ import pytest
 
 from shards.log.records import ORDER
 from shards.order.history import EVERY
-from shards.server.following import Diverged
+from shards.server.clustered import ClusteredServer
+from shards.server.following import DECIDE_S, Diverged
 from shards.server.room import Room, WritePolicy
 from shards.wire.errors import DeadlinePassed, Unavailable
 from shards.wire.protocol import Delete, Done, Failed, Incr, Once, Put, Value
@@ -190,6 +191,86 @@ def test_a_request_that_waits_past_its_deadline_was_not_executed() -> None:
         cluster["a"].start()
         id = cluster["a"].client.send(Put(b"k", b"v"), seconds=0.1)
         assert refusals(cluster, id) == [DeadlinePassed.code]
+
+
+def test_a_request_does_not_wait_for_an_order_that_cannot_be_opened() -> None:
+    with machines(start=False) as cluster:
+        cluster.stream.closed_because = "the engine does not answer"
+        a = cluster["a"]
+        a.start()
+        beats = a.store.board.shards[0].heartbeat_ns
+        id = a.client.send(Put(b"k", b"v"), seconds=600)
+        answered, replies = a.client.receive()
+        assert answered == id
+        assert [(reply.code, reply.detail) for reply in replies if isinstance(reply, Failed)] == [
+            (Unavailable.code, "the order of the cluster cannot be followed yet: the engine does not answer")
+        ]
+        assert a.store.board.shards[0].heartbeat_ns > beats, "its heart has stopped"
+        cluster.stream.closed_because = ""
+        for node in "bc":
+            cluster[node].start()
+        cluster.until_ready()
+        assert a.ask(Put(b"k", b"v")) == [Done(FIRST, False)]
+
+
+def test_a_shard_stops_though_its_order_cannot_be_opened() -> None:
+    with machines(start=False) as cluster:
+        cluster.stream.closed_because = "the engine does not answer"
+        cluster["a"].start()
+        server = cluster["a"].running
+        for _ in range(3):
+            cluster.turn()
+        server.stop()
+        assert server.run() == 0
+        server.board.close()
+        cluster["a"].server = None
+
+
+def fall_behind(cluster: Machines, messages: int) -> ClusteredServer:
+    """Stop c, and let a write so many messages; return the shard of c, to be turned by the test."""
+    server, cluster["c"].server = cluster["c"].running, None
+    for number in range(messages):
+        key = b"k%d" % number
+        cluster["a"].client.send(Put(key, b"v"))
+        cluster.until(lambda key=key: cluster["a"].value(key) == b"v", "a has decided it")  # type: ignore[misc]
+    return server
+
+
+def test_a_machine_answers_the_others_while_it_decides_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        c = fall_behind(cluster, 4)
+        decide, decided = c.following._decide, []
+
+        def decide_slowly(*arguments: Any) -> None:
+            decide(*arguments)
+            decided.append(c.following.state.sequence)
+            time.sleep(DECIDE_S)
+
+        monkeypatch.setattr(c.following, "_decide", decide_slowly)
+        for turn in range(1, 4):
+            c.run_turn(0.0)
+            assert len(decided) == turn, "one turn decides for a while only"
+        monkeypatch.undo()
+        cluster["c"].server = c
+        cluster.until_equal()
+
+
+def test_messages_of_one_turn_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with machines() as cluster:
+        c = fall_behind(cluster, 4)
+        flush, flushed = c.log.flush, []
+
+        def note(end: int) -> None:
+            flushed.append(end)
+            flush(end)
+
+        monkeypatch.setattr(c.log, "flush", note)
+        monkeypatch.setattr("shards.server.following.DECIDE_S", 60.0)
+        c.run_turn(0.0)
+        assert c.map.get(b"k3", c.board.now()) is not None
+        assert flushed == [c.board.history()[0]]
+        cluster["c"].server = c
+        cluster.until_equal()
 
 
 def test_what_grows_is_refused_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

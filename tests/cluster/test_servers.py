@@ -233,6 +233,22 @@ def kvserver(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_second_machine_of_the_same_name_does_not_start(servers: Servers, tmp_path: Path) -> None:
+    a = servers["a"]
+    for server in servers.all:
+        until_ready(server)
+    entered = a.status()["cluster"]["order"]
+    twin = Server(tmp_path / "twin", *a.options)
+    try:
+        assert twin.spawn().wait(60) == 1
+        assert "another machine works under the name 'a'" in twin.log() and "--node" in twin.log()
+    finally:
+        twin.close()
+    assert get(a, "/health/ready").status_code == 200 and cluster_of(a)["stopped"] is None
+    assert cluster_of(a)["order"]["sequence"] >= entered["sequence"]
+    put(a, "k", "still here")
+
+
 def test_a_machine_without_the_others_shows_and_writes_nothing(servers: Servers) -> None:
     a, b, c = servers.all
     put(a, "k", "v")

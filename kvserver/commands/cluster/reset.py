@@ -108,7 +108,7 @@ def _see_that_it_is_lost(order: JetStreamOrder) -> None:
     give_up_at = time.monotonic() + _WAIT_S
     while time.monotonic() < give_up_at:
         try:
-            order.open(link.AT_THE_END, None, _TRY_S)
+            order.open_within(link.AT_THE_END, None, _TRY_S)
         except OrderUnreachable as error:
             if "has no stream" in str(error):
                 return
@@ -128,7 +128,7 @@ def _find_new(order: JetStreamOrder, base: int) -> Identity:
     give_up_at = time.monotonic() + _WAIT_S
     while True:
         try:
-            identity = order.open(link.AT_THE_END, None, _TRY_S)
+            identity = order.open_within(link.AT_THE_END, None, _TRY_S)
             if order.reach().first == base + 1:
                 return identity
             problem = OrderUnreachable("the engines still show the old order: run this again")

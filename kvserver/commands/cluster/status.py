@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kvserver.commands.operate.cluster_figures import cluster_problems
+from kvserver.commands.operate.cluster_figures import cluster_problems, progress_words
 from kvserver.commands.operate.figures import branch, member
 from kvserver.commands.parts.command import Invocation
 from kvserver.commands.parts.servers import URL_VARIABLE, server_url
@@ -38,7 +38,7 @@ def show_machines(run: Invocation) -> int:
         if run.as_json:
             run.out.document({"url": url, "revision": state.get("revision"), "cluster": state.get("cluster")})
         states[url] = state
-        rows.append(_row(url, state))
+        rows.append(machine_row(url, state))
         problems += [f"{url}: {problem}" for problem in _problems(state)]
     if not run.as_json:
         for line in aligned([_HEADERS, *rows], frozenset((4, 5, 6))):
@@ -90,7 +90,8 @@ def unasked(states: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted(known - asked)
 
 
-def _row(url: str, state: Mapping[str, Any]) -> Sequence[str]:
+def machine_row(url: str, state: Mapping[str, Any]) -> Sequence[str]:
+    """Return what the table says of a machine, by its status."""
     cluster = branch(state, "cluster")
     members = " ".join(str(node.get("name")) for node in cluster.get("nodes", []) if node.get("member"))
     order = branch(cluster, "order")
@@ -99,7 +100,7 @@ def _row(url: str, state: Mapping[str, Any]) -> Sequence[str]:
         url,
         _word(cluster),
         members,
-        str(int(member(order, "sequence"))) if order else "",
+        progress_words(cluster) if order else "",
         str(int(member(order, "lag"))) if order else "",
         str(state.get("revision", "")),
     )
@@ -110,7 +111,11 @@ def _word(cluster: Mapping[str, Any]) -> str:
         return "alone"
     if cluster.get("stopped"):
         return "stopped"
-    return "current" if cluster.get("current") else "member" if cluster.get("member") else "out"
+    if cluster.get("current"):
+        return "current"
+    if cluster.get("member"):
+        return "member"
+    return "catching up" if member(cluster, "order", "lag") else "out"
 
 
 def _problems(state: Mapping[str, Any]) -> list[str]:

@@ -19,10 +19,16 @@ def cluster_words(state: Mapping[str, Any]) -> str:
     nodes = cluster.get("nodes", [])
     members = " ".join(str(node.get("name")) for node in nodes if node.get("member")) or "none"
     out = " ".join(str(node.get("name")) for node in nodes if not node.get("member"))
-    lag = int(member(cluster, "order", "lag"))
+    lag, progress = int(member(cluster, "order", "lag")), progress_words(cluster)
     words = f"{cluster.get('node')} of {members}"
     words += f" ({out} out)" if out else ""
-    return words + (f", {lag:,} messages behind" if lag else "")
+    return words + (f", at message {progress}, {lag:,} behind" if lag else "")
+
+
+def progress_words(cluster: Mapping[str, Any]) -> str:
+    """Return how far a machine is in the order: `12,345`; while it catches up, `12,345 of 67,890`."""
+    sequence, last = int(member(cluster, "order", "sequence")), int(member(cluster, "order", "last"))
+    return f"{sequence:,} of {last:,}" if last > sequence else f"{sequence:,}"
 
 
 def cluster_problems(state: Mapping[str, Any]) -> Iterator[str]:
@@ -34,7 +40,10 @@ def cluster_problems(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"this machine has stopped: {cluster['stopped']}"
         return
     if not cluster.get("member"):
-        yield "this machine is not a member of its cluster: it shows nothing until it has caught up"
+        yield (
+            "this machine is not a member of its cluster: it shows nothing until it has caught up, and is at message "
+            f"{progress_words(cluster)}"
+        )
     elif not cluster.get("current"):
         yield "this machine has not heard of most of its cluster for a second: it answers 503"
     for node in cluster.get("nodes", []):

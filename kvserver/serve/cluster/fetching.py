@@ -35,6 +35,7 @@ _PAUSE_S: Final = 2.0  # before another machine is tried
 _SAY_S: Final = 10.0
 _WINDOW: Final = 16  # pieces that are asked for at once
 _LOOK_S: Final = 0.005
+_MIB: Final = 1 << 20
 _NAME: Final = re.compile(r"backup|cluster|log/[0-9]{12}\.log|snapshots/[0-9a-f]{16}-[0-9a-f]{8}/shard-[0-9]{1,3}\.mdb")
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,15 @@ class _Transfer:
     def __init__(self, order: JetStreamOrder, node: str, place: Path) -> None:
         self._order, self._node, self._place = order, node, place
         self._transfer = secrets.randbits(62) + 1
-        self._heard_at = time.monotonic()
+        self._heard_at = self._said_at = time.monotonic()
+        self._fetched = self._size = 0  # bytes
 
     def run(self) -> None:
         """Fetch all files. Raises `FetchError`, `OrderError`, `OSError`."""
-        for name, size in self._fetch_contents().items():
+        files = self._fetch_contents()
+        self._size = sum(files.values())
+        log.info("the store of %s has %.1f MiB to fetch", self._node, self._size / _MIB)
+        for name, size in files.items():
             if not _NAME.fullmatch(name):
                 raise FetchError(f"its backup has a file {name!r}, which does not belong there")
             self._fetch_file(name, size)
@@ -149,6 +154,14 @@ class _Transfer:
                         raise FetchError(f"{name} has changed")
                     file.seek(piece.offset)
                     file.write(piece.piece)
+                    self._note_fetched(len(piece.piece))
+
+    def _note_fetched(self, size: int) -> None:
+        """Say now and then how far it is."""
+        self._fetched += size
+        if time.monotonic() >= self._said_at + _SAY_S:
+            self._said_at = time.monotonic()
+            log.info("fetched %.1f of %.1f MiB of the store of %s", self._fetched / _MIB, self._size / _MIB, self._node)
 
     def _ask(self, name: str, offset: int) -> None:
         self._order.ask(self._node, encode_tidings(Want(self._transfer, name, offset)))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kvserver.store.reading import ReadingRule
+from kvserver.store.reading import LAPSE_S, WAIT_S, ReadingRule
 from shards.host.board import NONE, Board
+from shards.order.membership import ASK_S, SILENCE_S
 from shards.wire.errors import BadRequest, NotCurrent
 from tests.stores import Store, new_store
 
@@ -129,6 +130,84 @@ def test_a_machine_that_was_counted_out_while_it_waited_shows_nothing(store: Sto
             await waiting
 
     with_rule(store.board, read)
+
+
+def test_a_read_waits_for_a_lease_that_has_just_ended(store: Store) -> None:
+    grant(store.board, -LAPSE_S / 10)
+
+    async def read(rule: ReadingRule) -> None:
+        assert not rule.may_show(99)
+        waiting = [asyncio.ensure_future(rule.settle(revision)) for revision in (99, 0)]
+        await asyncio.sleep(0.01)
+        assert not any(each.done() for each in waiting)
+        grant(store.board, FAR_S)
+        await asyncio.gather(*waiting)
+
+    with_rule(store.board, read)
+
+
+def test_a_read_gives_a_lease_up_that_does_not_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.store.reading.LAPSE_S", 0.05)
+    grant(store.board, 0)
+
+    async def read(rule: ReadingRule) -> None:
+        with pytest.raises(NotCurrent, match="not heard of most of the cluster"):
+            await rule.settle(99)
+        late = asyncio.ensure_future(rule.settle(99))
+        await asyncio.sleep(0)
+        assert late.done() and isinstance(late.exception(), NotCurrent), "it waits for nothing"
+
+    with_rule(store.board, read)
+
+
+def test_what_was_read_before_a_machine_was_put_out_is_not_shown_when_it_is_back(store: Store) -> None:
+    store.board.order.entered = 7
+    grant(store.board, -LAPSE_S / 10)
+
+    async def read(rule: ReadingRule) -> None:
+        began = rule.membership
+        waiting = asyncio.ensure_future(rule.settle(99))
+        await asyncio.sleep(0.01)
+        store.board.order.entered = 9
+        grant(store.board, FAR_S)
+        with pytest.raises(NotCurrent, match="has just come back"):
+            await waiting
+        with pytest.raises(NotCurrent, match="has just come back"):
+            await rule.settle(99, began)
+        await rule.settle(99)
+
+    with_rule(store.board, read)
+
+
+def test_what_was_read_in_a_membership_that_is_over_is_not_shown(store: Store) -> None:
+    async def read(rule: ReadingRule) -> None:
+        store.board.order.entered = 9
+        assert not rule.may_show(99)
+        with pytest.raises(NotCurrent, match="has just come back"):
+            await rule.settle(99)
+        rule.refresh()
+        assert rule.may_show(99)
+
+    with_rule(store.board, read)
+
+
+def test_only_so_many_reads_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.store.reading.MOST_WAITING", 2)
+    append(store.board, 100)
+
+    async def read(rule: ReadingRule) -> None:
+        waiting = [asyncio.ensure_future(rule.settle(100)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(NotCurrent, match="2 reads wait"):
+            await rule.settle(100)
+        store.board.show(0, 100)
+        await asyncio.gather(*waiting)
+
+    with_rule(store.board, read)
+
+
+def test_a_read_waits_for_longer_than_it_takes_to_put_a_machine_out() -> None:
+    assert WAIT_S > SILENCE_S + 2 * ASK_S
 
 
 def test_a_revision_is_reached_when_it_is_shown_here(store: Store) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import nats
 import pytest
 
-from shards.order import stream
+from shards.order import link, stream
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import Batch
 from shards.order.order import (
@@ -77,7 +77,7 @@ class Member:
     def __init__(self, site: Site, node: str) -> None:
         self.node = node
         self.order = site.carriers[node].order()
-        self.identity = self.order.open(0, None)
+        self.identity = self.order.open_within(0, None)
         self.replica = Replica()
         self.proposer = Proposer(node, time.time_ns() + next(_sessions), 0)
         self.groups: list[bytes] = []
@@ -147,7 +147,7 @@ def test_all_nodes_get_the_messages_of_all_in_one_order(site: Site) -> None:
 
 def test_what_is_sent_twice_is_in_the_order_twice(site: Site) -> None:
     order = site.carriers["a"].order()
-    order.open(0, None)
+    order.open_within(0, None)
     first, second = order.propose(b"\x00twice"), order.propose(b"\x00twice")
     assert (first, second) == (1, 2)
     taken = take_until(order, lambda taken: [m.payload for m in taken].count(b"\x00twice") == 2, "both")
@@ -160,22 +160,75 @@ def test_what_is_sent_twice_is_in_the_order_twice(site: Site) -> None:
 def test_tidings_reach_all_others_and_answers_one(site: Site) -> None:
     orders = {node: site.carriers[node].order() for node in NODES}
     for order in orders.values():
-        order.open(1, None)
-    orders["a"].tell(b"all")
-    orders["b"].ask("c", b"one")
+        order.open_within(1, None)
     told: dict[str, list[tuple[str, bytes]]] = {node: [] for node in NODES}
 
     def is_told() -> bool:
+        orders["a"].tell(b"all")  # again and again: the others may not listen yet
+        orders["b"].ask("c", b"one")
         for node, order in orders.items():
-            order.take()
             told[node] += order.told()
-        return len(told["b"]) >= 1 and len(told["c"]) >= 2
+        return told["b"] and len(set(told["c"])) == 2
 
     wait_for(is_told, "tidings")
-    assert told == {"a": [], "b": [("a", b"all")], "c": told["c"]}
-    assert sorted(told["c"]) == [("a", b"all"), ("b", b"one")]
+    assert {node: set(heard) for node, heard in told.items()} == {
+        "a": set(),
+        "b": {("a", b"all")},
+        "c": {("a", b"all"), ("b", b"one")},
+    }
     for order in orders.values():
         order.close()
+
+
+def test_an_order_is_not_open_to_a_second_machine_of_the_same_name(site: Site, tmp_path: Path) -> None:
+    first, twin = site.carriers["a"].order(), Carrier(site.engines, tmp_path, "a")
+    first.open_within(1, None)
+    twin.start()
+    second = twin.order()
+    second.open(1, None)
+
+    def is_refused() -> bool:
+        first.tell(b"I am here")
+        try:
+            assert second.opened() is None
+        except OrderError as error:
+            return "another machine works under the name 'a'" in str(error)
+        return False
+
+    wait_for(is_refused, "refusal")
+    first.close()
+    second.open_within(1, None)  # it has fallen silent
+    second.close()
+    twin.kill()
+
+
+def test_tidings_do_not_wait_behind_messages(site: Site) -> None:
+    """b does not take what comes, and hears nevertheless."""
+    a, b = site.carriers["a"].order(), site.carriers["b"].order()
+    a.open_within(link.AT_THE_END, None)
+    b.open_within(link.AT_THE_END, None)
+    last = a.reach().last
+    for _ in range(16):
+        for _ in range(4):
+            a.propose(b"\x00" + bytes(512 << 10))
+        last += 4
+        take_until(a, lambda _, last=last: a.reach().last >= last, "all on a")
+
+    def is_told() -> bool:
+        a.tell(b"news")
+        return ("a", b"news") in b.told()
+
+    wait_for(is_told, "tidings")
+    assert b.reach().last < last
+    a.close()
+    b.close()
+
+
+def test_opening_blocks_nothing(tmp_path: Path) -> None:
+    order = JetStreamOrder(tmp_path / "order.sock")
+    order.open(0, None)
+    assert order.opened() is None and "nothing listens" in order.obstacle()
+    order.close()
 
 
 def test_following_goes_on_when_the_carrier_was_killed(site: Site) -> None:
@@ -196,14 +249,14 @@ def test_following_goes_on_when_the_carrier_was_killed(site: Site) -> None:
 
 def test_a_long_history_is_fetched_from_any_place(site: Site) -> None:
     order = site.carriers["c"].order()
-    order.open(0, None)
+    order.open_within(0, None)
     for index in range(1500):
         order.propose(b"\x00history %d" % index + b"." * 3000)
     end = take_until(order, lambda taken: taken and taken[-1].payload.startswith(b"\x00history 1499."), "history")
-    identity = order.open(0, None)
+    identity = order.open_within(0, None)
     again = take_until(order, lambda taken: len(taken) >= len(end), "history again")
     assert again[: len(end)] == end
-    assert order.open(len(end) - 700, identity) == identity
+    assert order.open_within(len(end) - 700, identity) == identity
     tail = take_until(order, lambda taken: len(taken) >= 700, "tail")
     assert tail[:700] == end[-700:]
     order.close()
@@ -212,7 +265,7 @@ def test_a_long_history_is_fetched_from_any_place(site: Site) -> None:
 def test_a_shard_that_does_not_read_gets_all_later(site: Site) -> None:
     """What it does not read is not kept for it, but fetched when it reads."""
     slow, quick = site.carriers["a"].order(), Member(site, "b")
-    slow.open(0, None)
+    slow.open_within(0, None)
     for index in range(40):
         quick.proposer.propose(b"large %02d" % index + bytes(400_000))
 
@@ -296,16 +349,16 @@ def test_the_leader_stands_still_and_goes_on(site: Site) -> None:
 def test_an_order_that_ends_too_early_is_lost(site: Site) -> None:
     order = site.carriers["a"].order()
     with pytest.raises(OrderLost, match="ends at message"):
-        order.open(1 << 40, None)
+        order.open_within(1 << 40, None)
     with pytest.raises(OrderLost, match="made anew"):
-        order.open(0, Identity("KV", 1))
+        order.open_within(0, Identity("KV", 1))
     order.close()
 
 
 def test_what_was_trimmed_cannot_be_followed(site: Site) -> None:
     order = site.carriers["a"].order()
     facts = stream.read_info(site.request(stream.INFO))
-    identity = order.open(facts.first - 1, None)
+    identity = order.open_within(facts.first - 1, None)
     for index in range(3):
         order.propose(b"\x00to be trimmed %d" % index)
     taken = take_until(order, lambda taken: taken and taken[-1].payload == b"\x00to be trimmed 2", "messages")
@@ -313,9 +366,9 @@ def test_what_was_trimmed_cannot_be_followed(site: Site) -> None:
     order.trim(first)
     wait_for(lambda: order.take() is not None and order.reach().first == first, "trimmed stream")
     with pytest.raises(OrderTrimmed) as trimmed:
-        order.open(first - 2, identity)
+        order.open_within(first - 2, identity)
     assert (trimmed.value.after, trimmed.value.first) == (first - 2, first)
-    assert order.open(first - 1, identity) == identity
+    assert order.open_within(first - 1, identity) == identity
     assert take_until(order, len, "messages")[0].sequence == first
     order.close()
 
@@ -323,14 +376,14 @@ def test_what_was_trimmed_cannot_be_followed(site: Site) -> None:
 def test_a_message_that_no_replica_has_ends_following(site: Site) -> None:
     order = site.carriers["b"].order()
     first = stream.read_info(site.request(stream.INFO)).first
-    identity = order.open(first - 1, None)
+    identity = order.open_within(first - 1, None)
     for index in range(3):
         order.propose(b"\x00around a hole %d" % index)
     taken = take_until(order, lambda taken: taken and taken[-1].payload == b"\x00around a hole 2", "messages")
     hole = taken[-2].sequence
     site.request("$JS.API.STREAM.MSG.DELETE.KV", msgspec.json.encode({"seq": hole}))
-    assert order.open(hole, identity) == identity
-    order.open(hole - 3, identity)
+    assert order.open_within(hole, identity) == identity
+    order.open_within(hole - 3, identity)
     with pytest.raises(OrderTrimmed) as trimmed:
         take_until(order, lambda _: False, "end")
     assert (trimmed.value.after, trimmed.value.first) == (hole - 1, hole + 1)
@@ -341,18 +394,18 @@ def test_a_stream_that_is_deleted_and_made_anew_is_lost(site: Site) -> None:
     """The last test of this stream."""
     following, later = site.carriers["a"].order(), site.carriers["b"].order()
     after = stream.read_info(site.request(stream.INFO)).last
-    known = following.open(after, None)
+    known = following.open_within(after, None)
     site.request("$JS.API.STREAM.DELETE.KV")
     with pytest.raises(OrderLost):
         take_until(following, lambda _: False, "end")
     with pytest.raises(OrderLost, match="no stream"):
-        later.open(after, known)
+        later.open_within(after, known)
     with pytest.raises(OrderUnreachable, match="cluster init"):
-        later.open(0, None, 6.0)
+        later.open_within(0, None, 6.0)
     assert create_stream(site.engines, site.directory).returncode == 0
     with pytest.raises(OrderLost, match="made anew"):
-        later.open(0, known)
-    assert later.open(0, None).created_ns > known.created_ns
+        later.open_within(0, known)
+    assert later.open_within(0, None).created_ns > known.created_ns
     refused = create_stream(site.engines, site.directory)
     assert refused.returncode == 1
     assert b"already, with 1 messages" in refused.stderr
@@ -371,7 +424,7 @@ def open_alone(directory: Path, sync: str, config: dict[str, object], options: l
         try:
             if config:
                 change_stream(engines, config)
-            order.open(0, None)
+            order.open_within(0, None)
         finally:
             order.close()
             carrier.kill()
@@ -417,7 +470,7 @@ def test_a_stream_that_forgets_is_refused(tmp_path: Path) -> None:
 def test_nobody_carries_the_order(tmp_path: Path) -> None:
     order = JetStreamOrder(tmp_path / "order.sock")
     with pytest.raises(OrderUnreachable, match="nothing listens"):
-        order.open(0, None, 0.3)
+        order.open_within(0, None, 0.3)
     with pytest.raises(NotTaken):
         order.propose(b"")
     order.close()

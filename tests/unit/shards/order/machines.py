@@ -6,6 +6,7 @@ After every action the invariants of a cluster are checked:
 - A group has effect at most once, in the order its process proposed it, and none is left out.
 - What was withdrawn has no effect.
 - Whoever may read has applied everything that anybody has shown.
+- No message is of a level that some machine does not understand, whose version may be older than that of another.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from shards.order.membership import Clocks, Membership
@@ -24,6 +25,8 @@ from tests.cluster.fake_order import FakeOrder, FakeStream
 
 NODES = ("a", "b", "c")
 START_S = 1000.0
+OLDER, NEWER = 1, 2
+"""Levels of messages; a test lets this version read both."""
 
 
 class Kept(NamedTuple):
@@ -43,7 +46,7 @@ class Process:
         state = self.replica.state
         known = state.sessions.get(self.node)
         self.proposer = Proposer(self.node, self.session, known.session if known else 0)
-        self.membership = Membership(self.node, self.session, machine.clocks())
+        self.membership = Membership(self.node, self.session, machine.clocks(), machine.level)
         self.order: FakeOrder = cluster.stream.join(self.node)
         self.order.open(self.replica.resume_after, None)
         self.log = machine.log[: machine.kept[-1].groups] if machine.kept else []
@@ -71,11 +74,13 @@ class Process:
                 self.cluster.withdrawn.add(token)
                 del self.tickets[ticket]
 
-    def turn(self, most: int, *, deaf: bool = False) -> None:
-        """Do what a shard's loop does in one turn, with so many messages at most; `deaf`: all tidings are lost."""
+    def turn(self, most: int, deaf_to: Collection[str] = ()) -> None:
+        """Do what a shard's loop does in one turn, with so many messages at most; tidings of `deaf_to` are lost."""
         state, now = self.replica.state, self.machine.clocks()
         self.proposer.exchange(self.order, self.cluster.now)
-        for node, payload in () if deaf else self.order.told():
+        for node, payload in self.order.told():
+            if node in deaf_to:
+                continue
             tidings = decode_tidings(payload)
             assert tidings is not None
             grant = self.membership.hear(node, tidings, now, state)
@@ -83,6 +88,7 @@ class Process:
                 self.order.tell(encode_tidings(grant))
         before = self.applied
         for message in self.order.take(most):
+            assert message.payload[0] <= self.machine.level, f"{self.node} does not understand a message, and stops"
             effect = self.replica.deliver(message)
             if effect is None:
                 continue
@@ -108,6 +114,7 @@ class Process:
             self.proposer.say(vote)
         if self.proposer.begun and self.membership.wants_in(state):
             self.proposer.say(In())
+        self.proposer.level = self.membership.level(state)
         self.cluster.shown = max(self.cluster.shown, self.membership.stable(state))
 
     def _keep(self) -> None:
@@ -116,11 +123,16 @@ class Process:
 
 
 class Machine:
-    """A machine: its clocks, its disk, and its process while that runs."""
+    """A machine: its clocks, its disk, and its process while that runs.
+
+    Attributes:
+        level: the highest level of messages that its version understands.
+    """
 
     def __init__(self, cluster: Cluster, node: str) -> None:
         self.cluster, self.node = cluster, node
         self.boot_s = self.real_s = START_S  # by how much its clocks are ahead of the true time
+        self.level = OLDER
         self.kept: list[Kept] = []
         self.log: list[tuple[int, str]] = []
         self.process: Process | None = None
@@ -224,18 +236,26 @@ class Cluster:
             assert had_effect == meant[: len(had_effect)], "a group was left out, or overtaken"
 
     def run(
-        self, seconds: float, nodes: Iterable[str] = NODES, *, lagging: str = "", deaf: str = "", mute: str = ""
+        self,
+        seconds: float,
+        nodes: Iterable[str] = NODES,
+        *,
+        lagging: str = "",
+        deaf: str = "",
+        deaf_to: str = "abc",
+        mute: str = "",
     ) -> None:
         """Let `nodes` do their work, and the order take what is proposed at once.
 
-        lagging: nodes that get no messages; deaf: nodes that hear no tidings; mute: nodes whose proposals are lost.
+        lagging: nodes that get no messages; deaf: nodes that hear no tidings of `deaf_to`; mute: nodes whose proposals
+        are lost.
         """
         end = self.now + seconds
         while self.now < end:
             self.now += 0.05
             for process in self.processes:
                 if process.node in nodes:
-                    process.turn(0 if process.node in lagging else 50, deaf=process.node in deaf)
+                    process.turn(0 if process.node in lagging else 50, deaf_to if process.node in deaf else "")
                     self.check()
             while self.stream.held:
                 (self.stream.drop if self.stream.held[0].order.node in mute else self.stream.accept)(0)
@@ -284,12 +304,13 @@ class Cluster:
 
 
 class Phase(NamedTuple):
-    """What goes wrong for a while: nodes that are stopped, that get no messages, that hear no tidings; whether what is
-    proposed is held up, reordered, lost and doubled."""
+    """What goes wrong for a while: nodes that are stopped, that get no messages, that hear no tidings of some others;
+    whether what is proposed is held up, reordered, lost and doubled."""
 
     stopped: frozenset[str] = frozenset()
     lagging: frozenset[str] = frozenset()
     deaf: frozenset[str] = frozenset()
+    deaf_to: frozenset[str] = frozenset()
     held: bool = False
     harsh: bool = False
 
@@ -307,6 +328,7 @@ def begin_phase(cluster: Cluster, choice: random.Random) -> Phase:
     machine, what = cluster.machines[node], choice.random()
     if what < 0.15:
         machine.kill(lose=choice.choice((0, 0, 1, 3)))
+        machine.level = choice.choice((machine.level, NEWER))  # what it is started with
     elif what < 0.40:
         for stopped in cluster.machines.values():
             stopped.start()
@@ -318,7 +340,9 @@ def begin_phase(cluster: Cluster, choice: random.Random) -> Phase:
         machine.process.withdraw()
     if choice.random() < 0.3:
         return Phase()
-    return Phase(some(choice), some(choice), some(choice), held=choice.random() < 0.3, harsh=choice.random() < 0.5)
+    deaf_to = frozenset(choice.sample(NODES, choice.choice((1, 3, 3))))
+    held, harsh = choice.random() < 0.3, choice.random() < 0.5
+    return Phase(some(choice), some(choice), some(choice), deaf_to, held=held, harsh=harsh)
 
 
 def act(cluster: Cluster, phase: Phase, choice: random.Random) -> None:
@@ -327,7 +351,8 @@ def act(cluster: Cluster, phase: Phase, choice: random.Random) -> None:
     process, stream, what = cluster.machines[node].process, cluster.stream, choice.random()
     if what < 0.5:
         if process and node not in phase.stopped and not cluster.machines[node].is_suspended:
-            process.turn(0 if node in phase.lagging else choice.choice((1, 50, 50)), deaf=node in phase.deaf)
+            deaf_to = phase.deaf_to if node in phase.deaf else ()
+            process.turn(0 if node in phase.lagging else choice.choice((1, 50, 50)), deaf_to)
     elif what < 0.65:
         cluster.now += choice.choice((0.01, 0.1, 0.2, 0.3))
     elif what < 0.75:

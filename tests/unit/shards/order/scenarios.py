@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shards.order import messages
-from tests.unit.shards.order.machines import NODES, Cluster
+from tests.unit.shards.order.machines import NEWER, NODES, Cluster
 
 
 def settled() -> Cluster:
@@ -51,12 +51,12 @@ def a_begin_comes_after_the_next_one(cluster: Cluster) -> None:
 def a_node_votes_in_two_lives(cluster: Cluster) -> None:
     """b hears nothing of a, votes against it, dies and would vote again. c lets a read, and a gets no messages."""
     for _ in range(4):
-        cluster.run(1.0, lagging="a", deaf="b")
+        cluster.run(1.0, lagging="a", deaf="b", deaf_to="a")
         cluster.machines["b"].kill()
         cluster.machines["b"].start()
-        cluster.run(1.0, lagging="a", deaf="b")
+        cluster.run(1.0, lagging="a", deaf="b", deaf_to="a")
         cluster["c"].propose(0)
-        cluster.run(0.3, lagging="a", deaf="b")
+        cluster.run(0.3, lagging="a", deaf="b", deaf_to="a")
 
 
 def a_vote_comes_after_the_next_membership(cluster: Cluster) -> None:
@@ -70,7 +70,7 @@ def a_vote_comes_after_the_next_membership(cluster: Cluster) -> None:
     cluster.stream.held.clear()
     cluster.stream.append(votes["b"])
     cluster.run(0.3, "ab")
-    cluster.run(1.8, lagging="a", deaf="b", mute="c")
+    cluster.run(1.8, lagging="a", deaf="b", deaf_to="a", mute="c")
     cluster.stream.append(votes["c"])
     cluster["b"].propose(0)
     cluster.run(0.3, "bc")
@@ -78,17 +78,17 @@ def a_vote_comes_after_the_next_membership(cluster: Cluster) -> None:
 
 def a_node_restarts_while_its_vote_stands(cluster: Cluster) -> None:
     """b has voted against a and dies. When it is back, a asks it; then c votes, too."""
-    cluster.run(1.8, lagging="a", deaf="b")
+    cluster.run(1.8, lagging="a", deaf="b", deaf_to="a")
     cluster.machines["b"].kill()
     cluster.machines["b"].start()
-    cluster.run(1.8, lagging="a", deaf="c")
+    cluster.run(1.8, lagging="a", deaf="c", deaf_to="a")
     cluster["b"].propose(0)
     cluster.run(0.3, lagging="a", deaf="abc")
 
 
 def a_node_that_let_another_read_restarts(cluster: Cluster) -> None:
     """c hears nothing of a and votes against it; b has just let it read when it dies, and would vote at once."""
-    cluster.run(1.8, lagging="a", deaf="c")
+    cluster.run(1.8, lagging="a", deaf="c", deaf_to="a")
     cluster.machines["b"].kill()
     cluster.machines["b"].start()
     cluster["b"].propose(0)
@@ -124,6 +124,73 @@ def a_machine_comes_back_with_less(cluster: Cluster) -> None:
     cluster.run(0.4, lagging="a")
 
 
+def votes_against_nobody(cluster: Cluster, node: str, begun: int) -> None:
+    """Check that since message `begun` a node has put nobody out."""
+    for message in cluster.stream.messages[begun:]:
+        envelope = messages.decode_message(message.payload).envelope
+        is_vote = envelope is not None and envelope.node == node and isinstance(envelope.content, messages.Out)
+        assert not is_vote, f"{node} takes its own trouble for the silence of another"
+
+
+def a_node_starts_late(cluster: Cluster) -> None:
+    """The begin of a comes back only after a while, and what it hears first is no ask."""
+    cluster.machines["a"].kill()
+    cluster.run(0.5, "bc")
+    begun = len(cluster.stream.messages)
+    cluster.machines["a"].start()
+    cluster.run(1.0, lagging="a")
+    cluster.run(0.05, "a", deaf="a")
+    votes_against_nobody(cluster, "a", begun)
+    cluster.run(2.0)
+    votes_against_nobody(cluster, "a", begun)
+
+
+def a_node_is_held_up(cluster: Cluster) -> None:
+    """a does not get round to anything for a while, by its disk for instance; then it goes on before it hears."""
+    begun = len(cluster.stream.messages)
+    cluster.run(1.2, "bc")
+    cluster.now += 0.4
+    cluster.run(0.05, "a", deaf="a")
+    cluster.run(2.0)
+    votes_against_nobody(cluster, "a", begun)
+
+
+def a_node_is_cut_off(cluster: Cluster) -> None:
+    """a hears nobody, though it is heard, and then one of the others before the other one."""
+    begun = len(cluster.stream.messages)
+    cluster.run(4.0, deaf="a")
+    cluster.run(0.3, deaf="a", deaf_to="c")
+    cluster.run(2.0)
+    votes_against_nobody(cluster, "a", begun)
+
+
+def an_older_version_is_put_out_for_a_moment(cluster: Cluster) -> None:
+    """a and b are of a newer version; c has not got to it, and is stopped for a while. b has forgotten what c is."""
+    for node in "ab":
+        cluster.machines[node].kill()
+        cluster.machines[node].level = NEWER
+        cluster.machines[node].start()
+        cluster.run(0.5)
+    cluster.run(2.0, "ab")
+    assert set(cluster["a"].replica.state.members) == {"a", "b"}
+    cluster.machines["b"].kill()
+    cluster.machines["b"].start()
+    for node in "ab":
+        cluster[node].propose(0)
+    cluster.run(1.0, "ab")
+
+
+def an_older_version_says_first_what_it_has(cluster: Cluster) -> None:
+    """a is of a newer version, and hears of the others first what they have applied, and not yet what they are."""
+    cluster.machines["a"].kill()
+    cluster.machines["a"].level = NEWER
+    cluster.machines["a"].start()
+    for _ in range(4):
+        cluster["b"].propose(0)
+        cluster["a"].propose(0)
+        cluster.run(0.05)
+
+
 SCENARIOS: list[Callable[[Cluster], None]] = [
     a_message_comes_after_its_session,
     a_begin_comes_after_the_next_one,
@@ -134,6 +201,11 @@ SCENARIOS: list[Callable[[Cluster], None]] = [
     a_machine_is_suspended,
     a_group_is_withdrawn_half_way,
     a_machine_comes_back_with_less,
+    a_node_starts_late,
+    a_node_is_held_up,
+    a_node_is_cut_off,
+    an_older_version_is_put_out_for_a_moment,
+    an_older_version_says_first_what_it_has,
 ]
 
 

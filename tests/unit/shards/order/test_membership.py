@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shards.order.membership import ASK_S, JUMP_S, LEASE_S, SILENCE_S, Clocks, Membership
+from shards.order.membership import ASK_S, JUMP_S, LEASE_S, LISTEN_S, SILENCE_S, Clocks, Membership
 from shards.order.messages import LEVEL, Applied, Ask, Grant, In, Out, init_of
 from shards.order.replica import Effect, Member, Session, State
 
@@ -101,19 +101,58 @@ def test_a_node_grants_what_names_the_membership_that_it_knows(a: Membership) ->
     assert a.hear("b", asked, NOW, state_of(members={"b": Member(10, ["c"])})) is not None
 
 
+def votes_within(membership: Membership, begun: Clocks, seconds: float, state: State, hears: str = "") -> list[Out]:
+    """Its first votes within `seconds` of `begun`, while it looks every tenth of a second, and hears `hears`."""
+    for tenth in range(round(seconds * 10) + 1):
+        now = begun.after(tenth / 10)
+        for node in hears:
+            membership.hear(node, Applied(50), now, state)
+        if votes := membership.votes(now, state):
+            return votes
+    return []
+
+
 def test_a_node_votes_once_against_the_silent_and_grants_them_nothing(a: Membership) -> None:
     state = state_of()
     a.hear("b", ask_of(NOW), NOW.after(0.1), state)
-    assert a.votes(NOW.after(SILENCE_S), state) == []
+    assert votes_within(a, NOW.after(0.1), SILENCE_S - 0.1, state, "b") == []
     assert a.votes(NOW.after(SILENCE_S + 0.05), state) == [Out("c", 10)]
-    assert a.votes(NOW.after(SILENCE_S + 0.11), state) == [Out("b", 10)]
-    late = NOW.after(2.0)
+    assert a.votes(NOW.after(SILENCE_S + 0.15), state) == [Out("b", 10)]
+    late = NOW.after(1.8)
     assert a.votes(late, state) == []
     assert a.hear("b", ask_of(late), late, state) is None
     a.observe(Effect(60, 0, 1, "b", 2, 1, In()), late)
     state.members["b"] = Member(60)
     assert a.hear("b", ask_of(late, entered=60), late, state) is not None
-    assert a.votes(late.after(SILENCE_S), state) == []
+    assert votes_within(a, late, SILENCE_S, state, "b") == []
+
+
+def test_what_a_node_misses_while_it_is_held_up_is_nobody_s_silence(a: Membership) -> None:
+    state = state_of()
+    for node in "bc":
+        a.hear(node, ask_of(NOW), NOW, state)
+    held = NOW.after(60)
+    for node in "bc":
+        a.hear(node, Applied(50), held, state)
+    assert a.votes(held, state) == []
+    assert votes_within(a, held, SILENCE_S - LISTEN_S, state, "b") == []
+    assert votes_within(a, held.after(SILENCE_S - LISTEN_S), 0.1, state, "b") == [Out("b", 10), Out("c", 10)]
+
+
+def test_a_node_that_hears_nobody_votes_when_it_has_heard_somebody_for_a_while(a: Membership) -> None:
+    state = state_of()
+    assert votes_within(a, NOW, 10, state) == []
+    assert votes_within(a, NOW.after(10), SILENCE_S, state, "b") == []
+    assert votes_within(a, NOW.after(10 + SILENCE_S), 0.2, state, "b") == [Out("b", 10), Out("c", 10)]
+
+
+def test_a_node_listens_from_when_its_begin_has_come_back(a: Membership) -> None:
+    state = state_of()
+    state.sessions["a"] = Session(99)
+    assert votes_within(a, NOW, 10, state, "bc") == []
+    state.sessions["a"] = Session(1)
+    assert votes_within(a, NOW.after(10), SILENCE_S, state, "b") == []
+    assert votes_within(a, NOW.after(10 + SILENCE_S), 0.2, state, "b") == [Out("b", 10), Out("c", 10)]
 
 
 def test_a_jump_of_the_clocks_ends_the_lease_and_lets_votes_wait(a: Membership) -> None:
@@ -126,8 +165,8 @@ def test_a_jump_of_the_clocks_ends_the_lease_and_lets_votes_wait(a: Membership) 
     a.hear("b", Grant("a", 10, *NOW), later, state)
     assert not a.may_read(later), "it was asked before the jump"
     assert a.ask(later, state) is not None
-    assert a.votes(later.after(SILENCE_S - 0.1), state) == []
-    assert len(a.votes(later.after(SILENCE_S + 0.1), state)) == 2
+    assert votes_within(a, later, SILENCE_S, state, "b") == []
+    assert len(votes_within(a, later.after(SILENCE_S), 0.2, state, "b")) == 2
 
 
 def test_a_grant_from_before_a_clock_was_set_back_does_not_outlast_it(a: Membership) -> None:
@@ -189,12 +228,17 @@ def test_what_all_members_have_is_stable(a: Membership) -> None:
     assert a.stable(state) == 50
 
 
-def test_a_level_is_what_all_members_understand_and_never_sinks(a: Membership) -> None:
-    state = state_of()
+def test_a_level_is_what_all_nodes_understand_and_never_sinks() -> None:
+    a = Membership("a", 1, NOW, 3)
+    state = state_of(members={"a": Member(10)})
     assert a.level(state) == 1
-    for node in "bc":
-        a.hear(node, ask_of(NOW, level=LEVEL + 1), NOW, state)
-    assert a.level(state) == LEVEL
+    a.hear("b", ask_of(NOW, level=3), NOW, state)
+    a.hear("c", Applied(50), NOW, state)
+    assert a.level(state) == 1, "c has not said it"
+    a.hear("c", ask_of(NOW, level=2), NOW, state)
+    assert a.level(state) == 2
+    a.hear("c", ask_of(NOW, level=9), NOW, state)
+    assert a.level(state) == 3
     state.level = 7
     assert a.level(state) == 7
 

@@ -15,7 +15,7 @@ from shards.order.order import NameTaken
 from shards.order.proposer import Proposer
 from shards.order.replica import Replica
 from tests.effort import times
-from tests.unit.shards.order.machines import Cluster, Machine, play
+from tests.unit.shards.order.machines import NEWER, Cluster, Machine, play
 from tests.unit.shards.order.mutants import Mutant, apply
 from tests.unit.shards.order.scenarios import SCENARIOS, play_scenario
 
@@ -101,15 +101,14 @@ MUTANTS = [
         "",
     ),
     Mutant("a node grants while its vote stands", Membership, "_grant", "self.node in member.votes or ", ""),
-    Mutant("a node votes before grants have ended", Membership, "votes", "SILENCE_S", "0.2"),
+    Mutant("a node votes before grants have ended", Membership, "_is_silent", "> SILENCE_S", "> 0.2"),
     Mutant(
-        "a started node votes at once",
+        "entering does not count as a grant",
         Membership,
-        "votes",
-        "max(self._granted_to.get(node, self._started), self._started)",
-        "self._granted_to.get(node, Clocks(0.0, 0.0))",
+        "observe",
+        "self._granted_to[effect.node] = self._listened_s",
+        "pass",
     ),
-    Mutant("entering does not count as a grant", Membership, "observe", "self._granted_to[effect.node] = now", "pass"),
     Mutant("one clock is enough", Clocks, "is_before", " and self.real_s < other.real_s", ""),
     Mutant(
         "a lease begins when it is granted",
@@ -127,6 +126,38 @@ MUTANTS = [
         "min((state.sequence, *others))",
         "min((1 << 60, *others))",
     ),
+    Mutant(
+        "a node that has just begun takes what it did not hear for silence",
+        Membership,
+        "_see_whether_it_listens",
+        "not self._has_begun(state) or ",
+        "",
+    ),
+    Mutant(
+        "a node that was held up takes what it did not hear for silence", Membership, "look", ", LISTEN_S)", ", 1e9)"
+    ),
+    Mutant(
+        "a node that is cut off takes it for the silence of all",
+        Membership,
+        "_see_whether_it_listens",
+        " or len(heard) + 1 < state.votes_to_put_out",
+        "",
+    ),
+    Mutant(
+        "new rules hold when the members know them",
+        Membership,
+        "level",
+        "for node in state.nodes",
+        "for node in state.members",
+    ),
+    Mutant(
+        "who has not said what it knows knows all",
+        Membership,
+        "level",
+        "self.peers[node].level if",
+        "self.peers[node].level or 9 if",
+    ),
+    Mutant("who was not heard knows all", Membership, "level", "else 0 for", "else 9 for"),
     Mutant("a node does not enter again", Membership, "wants_in", "(member and not member.votes)", "member"),
     Mutant("a node that was put out stays out", Membership, "observe", "self._enters = None", "pass"),
 ]
@@ -134,9 +165,10 @@ MUTANTS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
-    """Groups of a few dozen bytes travel in parts."""
+    """Groups of a few dozen bytes travel in parts, and this version reads what a newer one proposes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(messages, "MESSAGE_BYTES", 16)
+        patch.setattr(messages, "LEVEL", NEWER)
         yield
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvserver.commands.cluster.status import machine_row
 from kvserver.commands.operate.status import problems_of, status_rows
 from tests.unit.kvserver.commands.operate.test_screen import state
 
@@ -36,6 +37,9 @@ def test_a_server_that_tells_nothing_is_shown_all_the_same() -> None:
     assert dict(status_rows({}))["keys"] == "0 keys, 0 B"
 
 
+BEHIND = {"sequence": 100, "last": 1300, "lag": 1200}
+
+
 def cluster(**changes: Any) -> dict[str, Any]:
     nodes = [{"name": name, "member": True, "reachable": True} for name in "abc"]
     order = {"sequence": 7, "last": 7, "lag": 0, "stable": 7}
@@ -54,13 +58,30 @@ def test_a_cluster_that_is_not() -> None:
         {"name": "b", "member": False, "reachable": False},
         {"name": "c", "member": True, "reachable": False},
     ]
-    changed = state(**cluster(nodes=nodes, current=False, clock_difference_s=1.5, order={"lag": 1200}))
-    assert dict(status_rows(changed))["cluster"] == "a of a c (b out), 1,200 messages behind"
+    changed = state(**cluster(nodes=nodes, current=False, clock_difference_s=1.5, order=BEHIND))
+    assert dict(status_rows(changed))["cluster"] == "a of a c (b out), at message 100 of 1,300, 1,200 behind"
     assert list(problems_of(changed)) == [
         "this machine has not heard of most of its cluster for a second: it answers 503",
         "machine b is out of the cluster",
         "machine c does not answer",
         "the clocks of the machines differ by 1.5 s: set them by NTP",
     ]
-    (words,) = problems_of(state(**cluster(member=False)))
-    assert words.startswith("this machine is not a member")
+    (words,) = problems_of(state(**cluster(member=False, order=BEHIND)))
+    assert words.startswith("this machine is not a member") and words.endswith("is at message 100 of 1,300")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ["a", "current", "a b c", "7", "0"]),
+        ({"current": False}, ["a", "member", "a b c", "7", "0"]),
+        ({"current": False, "member": False}, ["a", "out", "a b c", "7", "0"]),
+        (
+            {"current": False, "member": False, "order": {"sequence": 100, "last": 1300, "lag": 1200}},
+            ["a", "catching up", "a b c", "100 of 1,300", "1200"],
+        ),
+    ],
+)
+def test_what_a_machine_of_a_cluster_is_at(changes: dict[str, Any], words: list[str]) -> None:
+    node, url, *others, _ = machine_row("http://a", state(**cluster(**changes)))
+    assert (url, [node, *others]) == ("http://a", words)
