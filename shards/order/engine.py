@@ -97,7 +97,7 @@ class Engine:
         if self._options.may_lose:
             return
         if monitors:
-            read = await asyncio.gather(*(asyncio.to_thread(_read_monitor, url) for url in monitors))
+            read = await asyncio.gather(*(asyncio.to_thread(read_monitor, url) for url in monitors))
             stream.check_flushing(_merged(read), frozenset())
         else:
             replies = await self._ask_all("$SYS.REQ.SERVER.PING.VARZ")
@@ -142,7 +142,7 @@ def _merged(found: Iterable[dict[str, bool]]) -> dict[str, bool]:
     return {name: always for each in found for name, always in each.items()}
 
 
-def _read_monitor(url: str) -> dict[str, bool]:
+def read_monitor(url: str) -> dict[str, bool]:
     """Return whether a server flushes each message, as it says over HTTP; nothing if it does not answer.
 
     By /jsz: /varz shows for ever the configuration that it found when it was asked first, which may have been before
