@@ -20,6 +20,7 @@ from tests.cluster.own_engines import OwnEngines, own_engines
 from tests.system import feeds
 from tests.system.deployed import free_port, needs_root_path, nginx_before
 from tests.system.harness import Server, wait_for
+from tests.system.kvserver.commands.programs import program
 from tests.system.monitored import prometheus
 from tests.system.test_metrics import OF_CLUSTER, dashboard_queries, needs_prometheus
 
@@ -97,7 +98,7 @@ def test_a_machine_dies_under_load_and_no_read_fails(nginx: str, servers: OwnEng
     reads: Counter[int] = Counter()
     keyed: Counter[int] = Counter()
     plain: Counter[int] = Counter()
-    done = [0, 0]
+    done, lock = [0, 0], threading.Lock()
 
     def read(_: int) -> None:
         with client_of(nginx) as client:
@@ -116,13 +117,16 @@ def test_a_machine_dies_under_load_and_no_read_fails(nginx: str, servers: OwnEng
                     answer = client.post("/v1/kv/written/1?incr=1", headers=key)
                 else:
                     answer = client.put("/v1/kv/written/0", content=b"%d" % time.time_ns())
-                (keyed if kind else plain)[answer.status_code] += 1
-                done[kind] += answer.is_success
+                with lock:
+                    (keyed if kind else plain)[answer.status_code] += 1
+                    done[kind] += answer.is_success
                 if not answer.is_success:
                     time.sleep(0.05)
 
-    with ThreadPoolExecutor(6) as pool:
-        running = [pool.submit(read, number) for number in range(4)] + [pool.submit(write, kind) for kind in (0, 1)]
+    with ThreadPoolExecutor(10) as pool:
+        running = [pool.submit(read, number) for number in range(4)] + [
+            pool.submit(write, kind) for kind in (0, 0, 0, 1, 1, 1)
+        ]
         try:
             wait_for(lambda: min(done) > 20, "load", 60)
             chosen.kill()
@@ -167,3 +171,37 @@ def test_alerts_fire_for_a_machine_that_dies_until_it_is_back(servers: OwnEngine
         assert "1 machines are out of the cluster: the failure of another may stop it" in running.summaries()
         c.start()
         wait_for(lambda: not fired & running.firing(), "both are resolved", 90)
+
+
+@pytest.mark.timeout(300)
+def test_a_ticket_is_good_where_nginx_sends_its_page(make_dir: Callable[[str], Path]) -> None:
+    """And a page gets another one where its machine has died."""
+    needs_root_path()
+    place, port = make_dir("tokens"), free_port()
+    tokens = str(place / "tokens.toml")
+    token = program(None, "token", "new", "page", "--grant", "read,write,feed,admin", "--tokens", tokens)
+    assert token.returncode == 0, token.stderr
+    bearer = {"Authorization": f"Bearer {token.stdout.decode().strip()}"}
+    with (
+        own_engines(of_servers=("--tokens", tokens)) as servers,
+        nginx_before(port, [each.port for each in servers.all], place),
+        client_of(f"https://127.0.0.1:{port}") as client,
+    ):
+
+        def stream() -> list[str]:
+            """The beginning of a stream that a ticket opens, which stands in its URL."""
+            asked = client.post("/v1/tickets", json={"for": "sse"}, headers=bearer).raise_for_status()
+            query = {"ticket": asked.json()["ticket"]}
+            accepted = {"Accept": "text/event-stream"}
+            with client.stream("GET", "/v1/feed", params=query, headers=accepted) as answer:
+                assert answer.status_code == 200, answer.read()
+                lines = answer.iter_lines()
+                return [next(lines), next(lines)]
+
+        for _ in range(10):
+            assert stream()[0].startswith("retry:")
+        node = client.get("/v1/status", headers=bearer).json()["cluster"]["node"]
+        servers[node].kill()
+        wait_for(lambda: client.post("/v1/tickets", json={"for": "sse"}, headers=bearer).is_success, "a ticket", 60)
+        assert stream()[0].startswith("retry:")
+        servers[node].start()
