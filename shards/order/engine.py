@@ -104,7 +104,7 @@ class Engine:
         if self._options.may_lose:
             return
         if monitors:
-            read = await asyncio.gather(*(asyncio.to_thread(_read_flushing, url) for url in monitors))
+            read = await asyncio.gather(*(asyncio.to_thread(read_flushing, url) for url in monitors))
             servers = frozenset()
         else:
             read = list(map(stream.read_flushing, await self._ask_all("$SYS.REQ.SERVER.PING.JSZ")))
@@ -156,7 +156,7 @@ class Engine:
         return replies
 
 
-def _read_flushing(url: str) -> dict[str, object]:
+def read_flushing(url: str) -> dict[str, object]:
     """Return what a server says of its JetStream over HTTP, by its URL; empty: nothing."""
     with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/jsz", timeout=_REQUEST_S) as answer:
         return stream.read_flushing_of(url, bytes(answer.read()))

@@ -33,9 +33,11 @@ class OwnEngines:
         secret: the file that all share.
     """
 
-    def __init__(self, place: Path, machines: Sequence[Machine], **settings: Any) -> None:
-        """`settings`: of a cluster, by name, besides those that each needs."""
-        self.secret, self._settings = place / "secret", settings
+    def __init__(
+        self, place: Path, machines: Sequence[Machine], of_servers: Sequence[str] = (), **settings: Any
+    ) -> None:
+        """`settings`: of a cluster, by name, besides those that each needs. `of_servers`: options of servers alone."""
+        self.secret, self._settings, self._of_servers = place / "secret", settings, of_servers
         make_secret(self.secret)
         self.all = [Server(place / machine.name) for machine in machines]
         self._ports = [(free_port(), free_port()) for _ in machines]
@@ -61,7 +63,7 @@ class OwnEngines:
         self.machines = list(machines)
         for server, machine, (port, metrics) in zip(self.all, machines, self._ports, strict=True):
             ports = ("--port", str(port), "--metrics-port", str(metrics))
-            server.options = (*self.options(machine.name), "--workers", "1", *ports)
+            server.options = (*self.options(machine.name), "--workers", "1", *ports, *self._of_servers)
 
     def options(self, node: str) -> list[str]:
         """The options of a machine's server that commands take, too."""
@@ -95,12 +97,14 @@ def on_addresses(count: int = 3) -> list[str]:
 
 
 @contextmanager
-def own_engines(machines: Sequence[Machine] | None = None, **settings: Any) -> Iterator[OwnEngines]:
+def own_engines(
+    machines: Sequence[Machine] | None = None, of_servers: Sequence[str] = (), **settings: Any
+) -> Iterator[OwnEngines]:
     """Three servers that are ready."""
     place = Path(tempfile.mkdtemp(prefix="kv-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        made = OwnEngines(place, machines or on_one_address(), **settings)
+        made = OwnEngines(place, machines or on_one_address(), of_servers, **settings)
         for server in made.all:
             stack.callback(server.close)
         made.begin()

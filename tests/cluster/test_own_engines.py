@@ -18,32 +18,19 @@ import pytest
 
 from kvserver.client import Client
 from kvserver.serve.cluster.addresses import MONITOR_OFFSET
+from kvserver.serve.cluster.engine_config import Tls
+from tests.cluster.certificates import Authority, settings_of
 from tests.cluster.engine_of import engine_of
 from tests.cluster.own_engines import own_engines
 from tests.system.harness import Server, wait_for
-from tests.system.kvserver.commands.programs import run
+from tests.system.kvserver.commands.programs import program, run
 
 
-def certificates(place: Path) -> dict[str, Path]:
-    """An authority, and a certificate of loopback that it signed: the settings of a cluster that name them."""
-    made = {name: place / f"{name}.pem" for name in ("ca", "ca_key", "cert", "key", "request")}
-    extensions = place / "extensions"
-    extensions.write_text("subjectAltName = IP:127.0.0.1\nextendedKeyUsage = serverAuth,clientAuth\n")
-    new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=kvserver"
-    signed = f"openssl x509 -req -days 2 -CA {made['ca']} -CAkey {made['ca_key']} -CAcreateserial"
-    for command in (
-        f"{new} -x509 -days 2 -out {made['ca']} -keyout {made['ca_key']}",
-        f"{new} -out {made['request']} -keyout {made['key']}",
-        f"{signed} -in {made['request']} -out {made['cert']} -extfile {extensions}",
-    ):
-        subprocess.run(command.split(), check=True, capture_output=True)
-    return {f"cluster_tls_{name}": made[name] for name in ("cert", "key", "ca")}
-
-
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 def test_all_between_the_machines_is_by_tls(tmp_path: Path) -> None:
-    with own_engines(**certificates(tmp_path)) as servers:
+    authority = Authority(tmp_path)
+    with own_engines(**settings_of(authority.sign("machines"))) as servers:
         with Client(servers.all[0].url) as kv, Client(servers.all[2].url) as other:
             kv.put("k", "v")
             assert other["k"] == b"v"
@@ -54,6 +41,36 @@ def test_all_between_the_machines_is_by_tls(tmp_path: Path) -> None:
             assert told["jetstream"]["config"]["sync_always"]
             with pytest.raises((ssl.SSLError, OSError)):
                 ssl.get_server_certificate(("127.0.0.1", machine.port), timeout=5)  # it greets before TLS
+        a, _, c = servers.all
+        c.stop()
+        refuse_certificates(c, authority, tmp_path)
+        (tmp_path / "foreign").mkdir()
+        good, foreign = c.options, Authority(tmp_path / "foreign").sign("machines")
+        c.options = (*good, *options_of(foreign))
+        c.spawn()
+        wait_for(lambda: "[ERR]" in c.log() and "signed by unknown authority" in c.log(), "the engine says why", 60)
+        assert [node["member"] for node in a.status()["cluster"]["nodes"]] == [True, True, False]
+        c.stop()
+        c.options = good
+        c.start()
+        with Client(c.url, patience=60) as kv:
+            assert kv["k"] == b"v"
+
+
+def options_of(tls: Tls) -> list[str]:
+    return [word for name, file in settings_of(tls).items() for word in (f"--{name.replace('_', '-')}", str(file))]
+
+
+def refuse_certificates(server: Server, authority: Authority, place: Path) -> None:
+    """Check that a server does not start with a certificate that others would refuse, nor does `init` with one."""
+    words = options_of(authority.sign("expired", days=-1))
+    done = program(None, "serve", *server.options, *words, "--data-dir", str(place / "none"))
+    assert done.returncode == 1 and b"which other machines would refuse: certificate has expired" in done.stderr
+    options = server.options[: server.options.index("--workers")]
+    done = program(None, "cluster", "init", *options, *words)
+    assert done.returncode == 2 and b"certificate has expired" in done.stderr
+    missing = program(None, "cluster", "init", *options, "--cluster-tls-key", str(place / "nowhere"))
+    assert missing.returncode == 2 and b"nowhere cannot be read: TLS between the machines needs it" in missing.stderr
 
 
 @pytest.mark.timeout(400)
@@ -93,4 +110,5 @@ def test_a_port_that_another_has_is_said_at_once(tmp_path: Path) -> None:
             [sys.executable, "-m", "kvserver", *command, *paths], capture_output=True, text=True, timeout=60
         )
     assert done.returncode == 1
-    assert f"it needs the ports {port}, {port + 2000}, {port + 4000} for itself" in done.stderr
+    assert f"port {port + MONITOR_OFFSET} on 127.0.0.1 is taken, by another process" in done.stderr
+    assert f"the engine of a needs the ports {port}, {port + 2000}, {port + 4000} for itself" in done.stderr

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from kvserver.serve.cluster.files import ClusterSetup, find_binary
 from kvserver.serve.cluster.processes import is_answering
 from shards.host.process import PARENT_VARIABLE
 from shards.order import stream
+from shards.order.engine import read_flushing
 from tests.cluster.engines import wait_for
 
+STARTS = 20
+"""Of an engine that is asked too early: how often that is tried until it was indeed too early."""
 SECRET = b"a secret of the cluster, of 32 bytes at least"
 
 
@@ -70,6 +74,34 @@ def machines() -> Iterator[tuple[Machine, ...]]:
             process.kill()
             process.wait()
         shutil.rmtree(place)
+
+
+def test_what_an_engine_is_asked_while_it_starts_does_not_hide_that_it_flushes(
+    machines: tuple[Machine, ...], tmp_path: Path
+) -> None:
+    """Its /varz shows for ever what JetStream was when it was asked first; so it is asked for other pages."""
+    for machine in machines:  # they were asked from their start whether they answer
+        assert json.loads(page(machine, "varz"))["jetstream"]["config"]["sync_always"]
+    alone = Machine("a", "127.0.0.1", free_base(set()))
+    setup = ClusterSetup("a", (alone,), (), SECRET, None, find_binary())
+    for attempt in range(STARTS):
+        data = tmp_path / str(attempt)
+        data.mkdir()
+        with subprocess.Popen([str(setup.binary), "-c", setup.write_config(data, log_to_file=True)]) as engine:
+            said = wait_for(lambda: page(alone, "varz"), "a first answer")
+            wait_for(lambda: "disabled" not in json.loads(page(alone, "jsz")), "JetStream")
+            found = read_flushing(f"http://{alone.monitor}")
+            engine.kill()
+        assert found == {f"http://{alone.monitor}": True}
+        if "config" not in json.loads(said)["jetstream"]:
+            return
+
+
+def page(machine: Machine, name: str) -> bytes:
+    """What its monitoring port answers; empty: it does not."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{machine.monitor}/{name}", timeout=5) as answer:
+        return bytes(answer.read())
+    return b""
 
 
 async def connect(machine: Machine, user: str, password: str | None = None) -> Client:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvserver.serve.cluster import files
-from kvserver.serve.cluster.engine_config import Tls, password_of
+from kvserver.serve.cluster.engine_config import password_of
 from kvserver.serve.cluster.files import ClusterError, setup_of
 from kvserver.settings import ServerSettings
 
@@ -67,8 +67,9 @@ def test_tls_needs_all_three_files(secret: Path) -> None:
         nowhere = {name: Path("/nowhere") for name in ("cluster_tls_cert", "cluster_tls_key", "cluster_tls_ca")}
         setup_of(settings(cluster_secret=secret, **nowhere))
     given = dict.fromkeys(("cluster_tls_cert", "cluster_tls_key", "cluster_tls_ca"), secret)
-    setup = setup_of(settings(cluster_secret=secret, **given))
-    assert setup is not None and setup.tls == Tls(secret, secret, secret)
+    for cluster in (CLUSTER, "nats://10.0.0.1:4222"):
+        with pytest.raises(ClusterError, match=r"--cluster-tls-ca is .*, which holds no certificate in PEM"):
+            setup_of(settings(cluster=cluster, cluster_secret=secret, **given))
 
 
 def test_what_is_missing_is_said(secret: Path, tmp_path: Path) -> None:
