@@ -16,7 +16,7 @@ from tests.cluster.cable import Conditions
 from tests.cluster.whole_machines import Machine, Machines, whole_machines
 from tests.system.harness import Server
 
-_COUNT = 200
+_COUNT = 100
 _PLACES: tuple[tuple[str, dict[str, float]], ...] = (
     ("all in one place", {}),
     ("a round trip of 2 ms between any two", {"a": 0.0005, "b": 0.0005, "c": 0.0005}),

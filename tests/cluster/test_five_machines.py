@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster.crowd import Crowd
 from tests.cluster.network import require_namespaces
-from tests.cluster.whole_machines import Machine, whole_machines
+from tests.cluster.whole_machines import Machine, do_with_each, whole_machines
 from tests.system.harness import Server, wait_for
 
 
@@ -33,8 +33,7 @@ def test_two_of_five_may_be_away() -> None:
             second.kill()
             crowd.wait_for_more([third, *others])
             third.kill()
-            for machine in others:
-                check_refusals(machine)
+            do_with_each(check_refusals, others)
             machines.start_some([third])
             crowd.wait_for_more([third, *others])
             machines.start_some([leader, second])

@@ -228,8 +228,7 @@ def whole_machines(
         disks = stack.enter_context(Disks(place / "disks", names)) if on_disks else None
         clocks = {name: WallClock(place / f"clock-{name}") for name in names} if with_clocks else {}
         machines = Machines(Surroundings(network, place, disks, clocks))
-        for machine in machines.all:
-            stack.callback(machine.close)
+        stack.callback(do_with_each, Machine.close, machines.all)
         try:
             machines.begin()
             yield machines
