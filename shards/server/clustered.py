@@ -128,7 +128,8 @@ class ClusteredServer(ShardServer):
             self._obstacle = self.following.order.obstacle()
         except NotDurable as error:
             self._obstacle = str(error)
-            self._open_at, self._report_at = now + _AGAIN_S, min(self._report_at, now)
+            self._open_at = now + _AGAIN_S
+            self._report_at = self._report_at if self._report_at == math.inf else now
             self.following.open()
         if now >= self._report_at:
             self._report_at = math.inf

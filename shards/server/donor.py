@@ -1,7 +1,8 @@
 """Gives a machine of the cluster that begins anew a backup of this one's store, in the pieces that it asks for.
 
-One backup at a time, in the directory `donation` of the data directory; a process of its own takes it. It is removed
-when nobody has asked for a while, and when another machine asks.
+One backup at a time, in a directory below `donation` of the data directory; a process of its own takes it. It is
+removed when nobody has asked for a while, and when another machine asks: by a thread, since to remove gigabytes takes
+longer than the shard's loop may be away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -31,13 +33,14 @@ class Donor:
     """Of the store in `data_dir`. Every method takes the time, by `time.monotonic`."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._place = data_dir / DIRECTORY
+        self._all = data_dir / DIRECTORY
+        self._place = self._all / "0"
         self._transfer = 0  # 0: there is no backup
         self._node = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._files: dict[str, int] = {}
         self._asked_at = 0.0
-        shutil.rmtree(self._place, ignore_errors=True)
+        shutil.rmtree(self._all, ignore_errors=True)
 
     def answer(self, node: str, want: Want, now: float) -> Piece:
         """Return the piece that `node` wants; an empty one while the backup is being taken."""
@@ -58,19 +61,18 @@ class Donor:
             self.drop()
 
     def drop(self) -> None:
-        """Remove the backup."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """Give the backup up, and begin to remove it."""
+        if self._transfer:
+            threading.Thread(target=_remove, args=(self._process, self._place), name="donor", daemon=True).start()
         self._process, self._transfer, self._files = None, 0, {}
-        shutil.rmtree(self._place, ignore_errors=True)
 
     def _begin(self, node: str, transfer: int) -> None:
         self.drop()
         log.info("taking a backup for %s, which begins anew", node)
-        self._transfer, self._node = transfer, node
+        self._transfer, self._node, self._place = transfer, node, self._all / f"{transfer:x}"
         environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
         with contextlib.suppress(OSError):  # then there is no backup, which is said
+            self._all.mkdir(mode=0o700, exist_ok=True)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "shards.backup.donate", str(self._place)],
                 env=environ,
@@ -103,3 +105,11 @@ class Donor:
     @staticmethod
     def _refuse(want: Want, problem: str) -> Piece:
         return Piece(want.transfer, want.name, want.offset, b"", problem)
+
+
+def _remove(process: subprocess.Popen[bytes] | None, place: Path) -> None:
+    """End the process that takes a backup, and remove what there is of it."""
+    if process is not None:
+        process.kill()
+        process.wait()
+    shutil.rmtree(place, ignore_errors=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from shards.order.messages import LEVEL
@@ -19,7 +22,7 @@ from shards.wire.protocol import Put
 
 for module in (membership, messages, proposer):
     module.LEVEL = {LEVEL + 1}
-membership.Health.__new__.__defaults__ = (*membership.Health.__new__.__defaults__[:-1], {LEVEL + 1})
+membership.Membership.__init__.__defaults__ = ({LEVEL + 1},)
 decide = following.Following._decide_operations
 
 
@@ -53,11 +56,39 @@ def written(server: Server, key: str, everywhere: Servers) -> str:
     return texts.pop()
 
 
+def put_out_for_a_moment(server: Server, everywhere: Servers) -> None:
+    """Hold up a machine until the others, which are of a newer version, have put it out. They go by its rules."""
+    index = everywhere.all.index(server)
+    first, *others = [each for each in everywhere.all if each is not server]
+    shard = server.status()["shards"][0]["pid"]
+    os.kill(shard, signal.SIGSTOP)
+    try:
+        wait_for(lambda: not cluster_of(first)["nodes"][index]["member"], "it is out", 60)
+        for each in (first, *others):
+            wait_for(lambda each=each: try_put(each, "while-it-is-out"), "they go on", 60)
+    finally:
+        os.kill(shard, signal.SIGCONT)
+    wait_for(lambda: cluster_of(first)["nodes"][index]["member"], "it is in again", 60)
+    assert written(first, "while-it-is-out", everywhere) == "v"
+    assert cluster_of(server)["stopped"] is None
+
+
+def try_put(server: Server, key: str) -> bool:
+    """Whether a write is done."""
+    try:
+        put(server, key, "v")
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def test_new_rules_hold_when_all_members_know_them(servers: Servers, newer: dict[str, str]) -> None:
     a, b, c = servers.all
     for index, server in enumerate((b, a, c)):
         for other in servers.all:
             assert written(other, f"before-{index}", servers) == "v"
+        if index == 2:
+            put_out_for_a_moment(server, servers)
         server.stop()
         server.environ = newer
         server.start()
