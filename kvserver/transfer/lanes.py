@@ -19,7 +19,8 @@ class Lanes:
     def __init__(self, work: Callable[[ImportBatch], None], width: int) -> None:
         self._work, self._width = work, width
         self._changed = Condition()
-        self._going: list[ImportBatch] = []
+        self._going = 0  # batches
+        self._keys: set[str] = set()  # of all batches that are going: none has a key of another
         self._threads = 0
         self._submitted: SimpleQueue[ImportBatch | None] = SimpleQueue()  # None ends a thread
         self._errors: list[Exception] = []
@@ -29,7 +30,8 @@ class Lanes:
         with self._changed:
             self._changed.wait_for(lambda: self._errors or self._is_free_for(batch))
             self._raise_first_error()
-            self._going.append(batch)
+            self._going += 1
+            self._keys |= batch.keys
         if self._threads < self._width:
             self._threads += 1
             Thread(target=self._run_batches, daemon=True).start()
@@ -45,7 +47,7 @@ class Lanes:
             self._raise_first_error()
 
     def _is_free_for(self, batch: ImportBatch) -> bool:
-        return len(self._going) < self._width and all(batch.keys.isdisjoint(other.keys) for other in self._going)
+        return self._going < self._width and self._keys.isdisjoint(batch.keys)
 
     def _raise_first_error(self) -> None:
         """Raise the error of the first line, if there are errors."""
@@ -63,7 +65,8 @@ class Lanes:
         except Exception as raised:
             error = raised
         with self._changed:
-            self._going = [other for other in self._going if other is not batch]
+            self._going -= 1
+            self._keys -= batch.keys
             if error is not None:
                 self._errors.append(error)
             self._changed.notify_all()
