@@ -63,6 +63,7 @@ class LogAppender:
         self._flush_turn = disk.turn(Path(facts.lock_dir) / "flush")
         self._files = SegmentFiles(Path(facts.log_dir), disk)
         self._last = (b"", b"")  # header and payload
+        self._segment_entered = 0  # the number of the last one that was written to
         self._seen_tail = self._marked = 0
         self._flusher: _Flusher | None = None
         self.give_up: Callable[[], bool] = lambda: False
@@ -224,6 +225,9 @@ class LogAppender:
 
     def _write_parts(self, lsn: int, parts: list[bytes]) -> None:
         number, offset = divmod(lsn, self._segment)
+        if number > self._segment_entered:  # a handle that never flushes has no other reason to close files
+            self._segment_entered = number
+            self._files.close(below=number - 1)
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)
         if written != size:  # a file system that fills up writes a part and reports no error

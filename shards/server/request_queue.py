@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Final
 
 from shards.wire.errors import DeadlinePassed, KVError, PatchesTooLarge
 from shards.wire.protocol import (
@@ -43,7 +44,7 @@ COSTLY_BYTES = 64 << 10
 messages."""
 
 
-_COUNTED = (AtomicBatch, Once, Expire, Evict)  # operations that may stand for several
+_COUNTED: Final = frozenset({AtomicBatch, Once, Expire, Evict})  # operations that may stand for several
 
 
 @dataclass(slots=True)
@@ -128,8 +129,9 @@ class QueuedMessage:
 
 def count_operations(operations: Sequence[Operation]) -> int:
     """Return the number of operations, those of atomic batches counted singly."""
-    kinds = set(map(type, operations))
-    return len(operations) if kinds.isdisjoint(_COUNTED) else sum(map(count_of, operations))
+    if _COUNTED.isdisjoint(map(type, operations)):
+        return len(operations)
+    return sum(map(count_of, operations))
 
 
 def is_small(operations: Sequence[Operation], size: int) -> bool:

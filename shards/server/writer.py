@@ -360,10 +360,10 @@ class Writer:
         if self._failing:
             log.info("writes succeed again")
         self._failing = False
-        appended = time.monotonic_ns()
+        appended = flushed = time.monotonic_ns()
         if self._flushed_each and placed is None:
             self._log.flush(record.end)
-        flushed = time.monotonic_ns()
+            flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
         group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes, placed))
         self.keyspace.forget_oldest()
@@ -398,14 +398,15 @@ class Writer:
 
     def _count_events(self, events: Sequence[Change]) -> None:
         """Add a group with `events` to the figures."""
-        figures, kinds = self.figures, list(map(type, events))
+        figures = self.figures
         figures["groups"] += 1
-        figures["puts"] += kinds.count(PutEvent)
-        figures["touches"] += kinds.count(TouchEvent)
-        if DeleteEvent in kinds:
-            causes = [event.cause for event in events if isinstance(event, DeleteEvent)]
-            for cause, figure in _FIGURE_OF_CAUSE.items():
-                figures[figure] += causes.count(cause)
+        for event in events:
+            if type(event) is PutEvent:
+                figures["puts"] += 1
+            elif type(event) is TouchEvent:
+                figures["touches"] += 1
+            elif isinstance(event, DeleteEvent):
+                figures[_FIGURE_OF_CAUSE[event.cause]] += 1
 
 
 def count_refusals(replies: Sequence[Reply | Starved]) -> int:

@@ -74,6 +74,14 @@ def test_a_record_as_large_as_a_segment_fits_and_a_larger_one_is_refused(store: 
     assert recovered(store).tail == record.end
 
 
+def test_a_handle_that_never_flushes_keeps_two_segments_open_at_most(store: Store, log: LogAppender) -> None:
+    for _ in range(5):
+        store.segments.prepare_next()
+        log.append(bytes(SEGMENT // 2), 1, NOW)
+    opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert sorted(path.name for path in opened if path.parent == store.log_dir) == [segment_name(3), segment_name(4)]
+
+
 def test_an_appender_waits_for_its_segment_without_the_lock(store: Store, log: LogAppender) -> None:
     log.append(bytes(SEGMENT // 2), 1, NOW)
     before, done = store.board.shards[0].heartbeat_ns, list[Record]()
