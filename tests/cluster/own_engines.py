@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 import shutil
 import tempfile
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import nats
+
 from kvserver.commands.cluster.demo import free_ports
 from kvserver.commands.cluster.secret import make_secret
 from kvserver.serve.cluster.addresses import Machine
+from kvserver.serve.cluster.engine_config import cluster_name, password_of
+from shards.order import stream
 from tests.system.deployed import free_port
-from tests.system.harness import Server
+from tests.system.harness import Server, wait_for
 from tests.system.kvserver.commands.programs import program
 
 NODES = ("a", "b", "c")
@@ -70,6 +78,37 @@ class OwnEngines:
         cluster = ",".join(f"{machine.name}={machine.address}" for machine in self.machines)
         given = {"node": node, "cluster": cluster, "cluster_secret": self.secret, **self._settings}
         return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    def leader(self) -> str:
+        """The machine whose engine leads the stream; an empty text: none does now."""
+        with urllib.request.urlopen(
+            f"http://{self.machines[0].monitor}/jsz?streams=1&accounts=1", timeout=10
+        ) as answer:
+            said = json.loads(answer.read())
+        details = [detail for account in said["account_details"] for detail in account.get("stream_detail", ())]
+        return next((detail["cluster"].get("leader", "")[-1:] for detail in details), "")
+
+    def make_leader(self, node: str) -> None:
+        """Have the engine of a machine lead the stream."""
+        machine = next(machine for machine in self.machines if machine.name == node)
+        name = f"{cluster_name(self.secret.read_bytes().strip())}-{node}"
+        user = f"{node}:{password_of(self.secret.read_bytes().strip(), node)}"
+
+        async def ask() -> None:
+            client = await nats.connect(f"nats://{user}@{machine.address}")
+            wish = json.dumps({"placement": {"preferred": name}}).encode()
+            await client.publish(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream.NAME}", wish, reply=client.new_inbox())
+            await client.flush()
+            await client.close()
+
+        def leads() -> bool:
+            if self.leader() == node:
+                return True
+            asyncio.run(ask())
+            time.sleep(1.0)
+            return False
+
+        wait_for(leads, f"{node} leads", 60)
 
     def start(self) -> None:
         """Start all, and wait until they are ready."""

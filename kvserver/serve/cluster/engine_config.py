@@ -59,10 +59,15 @@ def password_of(secret: bytes, user: str) -> str:
     return hmac.new(secret, b"kvserver cluster: " + user.encode(), hashlib.sha256).hexdigest()
 
 
+def cluster_name(secret: bytes) -> str:
+    """Return a name that engines of another cluster, which got an address of this one, do not have."""
+    return f"kv-{password_of(secret, 'name')[:8]}"
+
+
 def render(facts: EngineFacts) -> str:
     """Return the text of the configuration file. It holds passwords."""
     own = facts.machine
-    cluster = _cluster_name(facts.secret)
+    cluster = cluster_name(facts.secret)
     users = "\n".join(_render_user(facts.secret, machine.name) for machine in facts.machines)
     return f"""# Written at each start of kvserver. Changes are lost.
 server_name: {_quoted(f"{cluster}-{own.name}")}
@@ -129,11 +134,6 @@ def _render_tls(tls: Tls | None, indent: str) -> str:
 
 def _route_url(facts: EngineFacts, machine: Machine) -> str:
     return _quoted(f"nats://{_ROUTES_USER}:{password_of(facts.secret, _ROUTES_USER)}@{machine.route}")
-
-
-def _cluster_name(secret: bytes) -> str:
-    """Return a name that engines of another cluster, which got an address of this one, do not have."""
-    return f"kv-{password_of(secret, 'name')[:8]}"
 
 
 def _quoted(text: str) -> str:

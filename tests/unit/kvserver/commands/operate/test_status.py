@@ -52,6 +52,11 @@ def test_a_cluster_that_is_whole() -> None:
     assert list(problems_of(state(**cluster()))) == []
 
 
+def test_a_machine_that_has_stopped_says_why_and_nothing_of_the_others() -> None:
+    changed = state(**cluster(stopped="the engine has no stream KV", current=False, member=False))
+    assert list(problems_of(changed)) == ["this machine has stopped: the engine has no stream KV"]
+
+
 def test_a_cluster_that_is_not() -> None:
     nodes = [
         {"name": "a", "member": True, "reachable": True},
