@@ -233,10 +233,11 @@ class Membership:
         """Return the level by which to propose: the highest that all nodes understand, but never a lower one again.
 
         All nodes, not the members alone: one of an older version that was put out for a moment would have to stop. One
-        that has not said it counts as one that understands the level of the state and no more.
+        that has not said it counts as one that understands the level of the state and no more; and so do all as long as
+        the state does not say who they are.
         """
         known = (self.peers[node].level if node in self.peers else 0 for node in state.nodes if node != self.node)
-        return max(state.level, min((self._level, *known)))
+        return max(state.level, min((self._level, *known))) if state.nodes else state.level
 
     # Parts.
 

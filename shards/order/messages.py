@@ -40,6 +40,8 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
+LOWEST_LEVEL: Final = 1
+"""The level of the first message of an order."""
 LEVEL: Final = 1
 """The highest level of messages that this version understands, and the level of what it proposes at most."""
 MESSAGE_BYTES: Final = 512 << 10
@@ -241,7 +243,7 @@ def encode_message(level: int, node: str, session: int, counter: int, content: C
 
 def encode_init(init: Init) -> bytes:
     """Make the payload of the first message of an order."""
-    return encode_message(1, init.nodes[0], 0, 0, init)
+    return encode_message(LOWEST_LEVEL, init.nodes[0], 0, 0, init)
 
 
 def decode_message(payload: bytes) -> Received:

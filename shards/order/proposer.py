@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from shards.order.messages import LEVEL, Batch, Begin, Content, Part, Void, contents_of, encode_message
+from shards.order.messages import LOWEST_LEVEL, Batch, Begin, Content, Part, Void, contents_of, encode_message
 from shards.order.order import NameTaken, NotTaken, Order
 from shards.order.replica import Effect
 
@@ -67,14 +67,14 @@ class Proposer:
 
     Attributes:
         session: as given.
-        level: of what is proposed: at most what all members understand, at least that of the state.
+        level: of what is proposed, to be set: at most what all nodes understand, at least that of the state.
         begun: whether the `Begin` of this process has come back. Until then nothing else is sent.
         resent: how often something was sent again.
     """
 
     def __init__(self, node: str, session: int, replaces: int) -> None:
         self.node, self.session = node, session
-        self.level = LEVEL
+        self.level = LOWEST_LEVEL
         self.begun = False
         self.resent = 0
         self._replaces = replaces

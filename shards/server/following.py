@@ -137,6 +137,7 @@ class Following:
         known = state.sessions.get(self._node)
         self.proposer = Proposer(self._node, session, known.session if known else 0)
         self.membership = Membership(self._node, session, read_clocks())
+        self.proposer.level = self.membership.level(state)
         self.histories = Histories()
         self._donor = Donor(Path(board.facts.data_dir))
         self._catching_up = CatchingUp()

@@ -16,12 +16,11 @@ from tests.system.harness import Server, wait_for
 
 NEWER = f"""
 import msgspec
-from shards.order import membership, messages, proposer
+from shards.order import membership, messages
 from shards.server import following
 from shards.wire.protocol import Put
 
-for module in (membership, messages, proposer):
-    module.LEVEL = {LEVEL + 1}
+messages.LEVEL = membership.LEVEL = {LEVEL + 1}
 membership.Membership.__init__.__defaults__ = ({LEVEL + 1},)
 decide = following.Following._decide_operations
 

@@ -133,26 +133,37 @@ def votes_against_nobody(cluster: Cluster, node: str, begun: int) -> None:
 
 
 def a_node_starts_late(cluster: Cluster) -> None:
-    """The begin of a comes back only after a while, and what it hears first is no ask."""
+    """The begin of a comes back only after a while, in which it has granted nothing."""
     cluster.machines["a"].kill()
     cluster.run(0.5, "bc")
     begun = len(cluster.stream.messages)
     cluster.machines["a"].start()
-    cluster.run(1.0, lagging="a")
+    cluster.run(2.5, lagging="a")
     cluster.run(0.05, "a", deaf="a")
-    votes_against_nobody(cluster, "a", begun)
     cluster.run(2.0)
     votes_against_nobody(cluster, "a", begun)
 
 
 def a_node_is_held_up(cluster: Cluster) -> None:
-    """a does not get round to anything for a while, by its disk for instance; then it goes on before it hears."""
+    """What c tells a takes a while, and then a does not get round to anything, for its disk for instance."""
     begun = len(cluster.stream.messages)
-    cluster.run(1.2, "bc")
-    cluster.now += 0.4
-    cluster.run(0.05, "a", deaf="a")
+    cluster.run(0.7, deaf="a", deaf_to="c")
+    cluster.run(0.85, "bc")
+    cluster.run(0.05, "a", deaf="a", deaf_to="c")
     cluster.run(2.0)
     votes_against_nobody(cluster, "a", begun)
+
+
+def a_grant_is_heard_late(cluster: Cluster) -> None:
+    """a is stopped when it has been granted to read. The others put it out and go on; then it hears of the grant."""
+    heard = cluster["a"].order.heard
+    while not any(getattr(messages.decode_tidings(told), "to", "") == "a" for _, told in heard):
+        cluster.run(0.05)
+        heard = cluster["a"].order.heard
+    cluster.run(2.5, "bc")
+    cluster["b"].propose(0)
+    cluster.run(0.5, "bc")
+    cluster.run(0.05, "a", lagging="a")
 
 
 def a_node_is_cut_off(cluster: Cluster) -> None:
@@ -203,6 +214,7 @@ SCENARIOS: list[Callable[[Cluster], None]] = [
     a_machine_comes_back_with_less,
     a_node_starts_late,
     a_node_is_held_up,
+    a_grant_is_heard_late,
     a_node_is_cut_off,
     an_older_version_is_put_out_for_a_moment,
     an_older_version_says_first_what_it_has,

@@ -230,6 +230,7 @@ def test_what_all_members_have_is_stable(a: Membership) -> None:
 
 def test_a_level_is_what_all_nodes_understand_and_never_sinks() -> None:
     a = Membership("a", 1, NOW, 3)
+    assert a.level(State()) == 1, "it does not know the others"
     state = state_of(members={"a": Member(10)})
     assert a.level(state) == 1
     a.hear("b", ask_of(NOW, level=3), NOW, state)

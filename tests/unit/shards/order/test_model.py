@@ -157,6 +157,13 @@ MUTANTS = [
         "self.peers[node].level if",
         "self.peers[node].level or 9 if",
     ),
+    Mutant(
+        "a node that does not know the others goes by its own rules",
+        Membership,
+        "level",
+        " if state.nodes else state.level",
+        "",
+    ),
     Mutant("who was not heard knows all", Membership, "level", "else 0 for", "else 9 for"),
     Mutant("a node does not enter again", Membership, "wants_in", "(member and not member.votes)", "member"),
     Mutant("a node that was put out stays out", Membership, "observe", "self._enters = None", "pass"),
