@@ -191,6 +191,8 @@ def read_info(reply: bytes) -> StreamFacts:
             raise NoStream(f"the engine has no stream {NAME}")
         if info.error:
             raise EngineError(info.error.description)
+        if info.cluster.replicas and not info.cluster.leader:  # this one is of a server that may be behind the others
+            raise EngineError(f"the servers that hold the stream {NAME} have no leader at the moment")
         return StreamFacts(info)
     except (msgspec.MsgspecError, ValueError) as error:
         raise EngineError(f"the engine's answer about {NAME} cannot be read: {error}") from None

@@ -43,6 +43,8 @@ from shards.wire.protocol import Operation, Placed, Reply, decode_operations, en
 
 RANK_MS: Final = 300
 """How much longer than the one before it a member waits before it proposes what has expired."""
+AHEAD_MS: Final = 1000
+"""From which lead of this machine's clock on it proposes by the order's time: else again and again what is not due."""
 
 _NS: Final = 1_000_000_000
 
@@ -93,6 +95,11 @@ class Unshown(NamedTuple):
 def read_clocks() -> Clocks:
     """Read the clocks that leases go by."""
     return Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
+
+
+def boot_ms(clocks: Clocks) -> int:
+    """Return CLOCK_BOOTTIME in milliseconds."""
+    return round(clocks.boot_s * 1000)
 
 
 class Following:
@@ -147,6 +154,7 @@ class Following:
         self._unshown: deque[Unshown] = deque()
         self._noted = 0 if is_new else state.sequence  # by the last ORDER record
         self._expiry: int | None = None  # ticket of the last `Expire` that was proposed
+        self._offset_ms = -1 << 62  # makes the order's time of CLOCK_BOOTTIME, as far as its messages have told
         self._leaves = False
         lsn, following = board.history()
         if board.watermark()[1] < following - 1:  # of a former process, or run: others may lack it
@@ -261,8 +269,9 @@ class Following:
         if self._expiry is not None or not self.is_member or not self.proposer.begun:
             return
         late_ms = RANK_MS * sorted(self.state.members).index(self._node)
-        wall_ms = self._board.now_ms() - late_ms
-        due = self._writer.list_due(Now(wall_ms, wall_ms))
+        wall_ms, order_ms = self._board.now_ms(), boot_ms(read_clocks()) + self._offset_ms
+        now_ms = (wall_ms if wall_ms - order_ms < AHEAD_MS else order_ms) - late_ms
+        due = self._writer.list_due(Now(now_ms, now_ms))
         if due is not None:
             self._expiry = self.proposer.propose(encode_operations([due]))
 
@@ -322,6 +331,9 @@ class Following:
         """Do what a message says, and note it."""
         self.membership.observe(effect, read_clocks())
         ticket = self.proposer.observe(effect, time.monotonic())
+        offset_ms = effect.time_ms - boot_ms(clocks)
+        is_fresh = ticket is not None and ticket == self._expiry
+        self._offset_ms = offset_ms if is_fresh else max(self._offset_ms, offset_ms)
         if isinstance(effect.content, Batch):
             self._decide(effect, effect.content, ticket)
         self.histories.note(effect.sequence, self.state.hash)

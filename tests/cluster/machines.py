@@ -100,8 +100,8 @@ class Machine:
 class Machines:
     """The machines, and the order of all."""
 
-    def __init__(self, faults: Faults | None = None, seed: int = 0, reads: str = "linear") -> None:
-        self.stream = FakeStream(seed, faults, lambda: time.time_ns() // 1_000_000)
+    def __init__(self, faults: Faults | None = None, seed: int = 0, reads: str = "linear", ahead_ms: int = 0) -> None:
+        self.stream = FakeStream(seed, faults, lambda: time.time_ns() // 1_000_000 - ahead_ms)
         self.places = [Path(tempfile.mkdtemp(prefix="kv-")) for _ in NODES]
         self.stream.append(encode_init(init_of("test", "e0", FIRST, NODES, {})))
         self.all = [Machine(self, node, place, reads) for node, place in zip(NODES, self.places, strict=True)]
@@ -155,10 +155,10 @@ def content(record: Record) -> tuple[int, int, bytes]:
 
 @contextmanager
 def machines(
-    faults: Faults | None = None, seed: int = 0, reads: str = "linear", *, start: bool = True
+    faults: Faults | None = None, seed: int = 0, reads: str = "linear", *, ahead_ms: int = 0, start: bool = True
 ) -> Iterator[Machines]:
-    """Three machines, by default when all are ready."""
-    made = Machines(faults, seed, reads)
+    """Three machines, by default when all are ready. `ahead_ms`: of their clocks, before the order's."""
+    made = Machines(faults, seed, reads, ahead_ms)
     try:
         if start:
             for machine in made.all:

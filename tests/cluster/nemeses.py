@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 
 from tests.cluster.cable import Conditions
@@ -94,13 +94,18 @@ def move_one_far_away(machines: Machines, crowd: Crowd, chance: Random) -> None:
 
 def stall(machines: Machines, crowd: Crowd, machine: Machine, pids: Sequence[int]) -> None:
     """Stop some processes of a machine where they are, until the others have gone on."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    send(pids, signal.SIGSTOP)
     try:
         crowd.wait_for_more(machines.others(machine))
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        send(pids, signal.SIGCONT)
+
+
+def send(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to those processes that there still are."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def stall_an_engine(machines: Machines, crowd: Crowd, chance: Random) -> None:
@@ -125,8 +130,7 @@ def stutter(pids: Sequence[int], chance: Random) -> None:
     """Let some processes stop and go on in short turns."""
     for _ in range(60):
         for number, longest_s in ((signal.SIGSTOP, 0.2), (signal.SIGCONT, 0.1)):
-            for pid in pids:
-                os.kill(pid, number)
+            send(pids, number)
             time.sleep(chance.uniform(0.01, longest_s))
 
 
@@ -156,7 +160,7 @@ def kill_a_process(machines: Machines, crowd: Crowd, chance: Random) -> None:
     machine = chance.choice(machines.all)
     assert machine.process is not None
     pids = sorted(pid for pid in processes_of(machine.run_dir) if pid != machine.process.pid)
-    os.kill(chance.choice(pids), signal.SIGKILL)
+    send([chance.choice(pids)], signal.SIGKILL)
 
 
 def kill_a_machine(machines: Machines, crowd: Crowd, chance: Random) -> None:

@@ -155,6 +155,17 @@ def test_a_key_expires_once_though_all_machines_see_it() -> None:
         cluster.until_equal()
 
 
+def test_a_machine_whose_clock_is_ahead_does_not_propose_again_and_again_what_is_not_due() -> None:
+    with machines(ahead_ms=3_600_000) as cluster:
+        cluster["b"].ask(Put(b"kept", b"v", ttl_ms=1_000_000), Put(b"short", b"v", ttl_ms=100))
+        cluster.until(lambda: cluster["b"].running.map.find_entry(b"short") is None, "it has expired")
+        cluster.until_equal()
+        before, until = len(cluster.stream.messages), time.monotonic() + 1.0
+        cluster.until(lambda: time.monotonic() > until, "many looks for what is due")
+        assert len(cluster.stream.messages) - before <= 2 * len(cluster.all)
+        assert cluster["b"].running.map.find_entry(b"kept") is not None
+
+
 def test_a_request_that_the_order_never_took_is_refused() -> None:
     with machines() as cluster:
         cluster.stream.by_itself = False

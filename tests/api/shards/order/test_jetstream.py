@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import nats
+import nats.errors
 import pytest
 
 from shards.order import link, stream
@@ -60,6 +61,14 @@ class Site:
                 await client.close()
 
         return asyncio.run(ask())
+
+    def stream_cluster(self) -> dict[str, object]:
+        """What is said of those that hold the stream; while nobody says anything, that it has a leader."""
+        try:
+            found: dict[str, object] = msgspec.json.decode(self.request(stream.INFO))["cluster"]
+            return found
+        except (nats.errors.Error, OSError, KeyError):
+            return {"leader": "who knows"}
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +362,23 @@ def test_an_order_that_ends_too_early_is_lost(site: Site) -> None:
     with pytest.raises(OrderLost, match="made anew"):
         order.open_within(0, Identity("KV", 1))
     order.close()
+
+
+def test_a_server_without_a_leader_may_be_behind_and_says_nothing_of_the_end(site: Site) -> None:
+    order = site.carriers["a"].order()
+    gone = site.engines.servers[1:]
+    for engine in gone:
+        engine.kill()
+    try:
+        wait_for(lambda: "leader" not in site.stream_cluster(), "answer of a server without a leader")
+        with pytest.raises(OrderUnreachable, match="no leader"):
+            order.open(1 << 40, None)
+    finally:
+        for engine in gone:
+            engine.start()
+        site.engines.wait_until_ready()
+        site.engines.leader()
+        order.close()
 
 
 def test_what_was_trimmed_cannot_be_followed(site: Site) -> None:

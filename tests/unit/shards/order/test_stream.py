@@ -33,6 +33,11 @@ def test_what_the_engine_says_of_the_stream() -> None:
     facts.check_config()
 
 
+def test_a_server_that_knows_no_leader_of_the_stream_is_not_believed() -> None:
+    with pytest.raises(stream.EngineError, match="no leader"):
+        stream.read_info(info(cluster={"replicas": [{"name": "n2"}, {"name": "n3"}]}))
+
+
 def test_a_new_stream_begins_at_one() -> None:
     facts = stream.read_info(info(state={"first_seq": 0, "last_seq": 0}, cluster={}))
     assert (facts.first, facts.last, facts.servers) == (1, 0, frozenset())
