@@ -153,6 +153,8 @@ class Envelope(Struct, forbid_unknown_fields=True):
         return self.atomic is True
 
 
+PORTION: Final = 500
+"""Operations that are read in one step."""
 _SHORT: Final = 4 << 10
 """Bytes of a member up to which it is read in one go."""
 _BASE64_STEP: Final = 64 << 10
@@ -169,7 +171,7 @@ class Sizes(NamedTuple):
     """Largest texts that are read in one go, in bytes: more would delay other requests.
 
     Attributes:
-        plain: of a batch without documents, be it their names alone that it lacks.
+        plain: of a batch without documents, be it their names alone that it lacks. It takes a few steps.
         whole: of any other batch.
         portion: of operations together.
         single: of one operation.
@@ -212,20 +214,26 @@ class Format:
             )
         ).decode
 
-    def read_small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
-        """Read the operations in `body` for their shards, and whether they are atomic, in one go.
+    def read_whole(self, body: bytes, batch: int, most: int = BATCH_OPS) -> Steps[tuple[list[OfOneKey], bool] | None]:
+        """Read the operations in `body` for their shards, and whether they are atomic.
 
-        Costs a third of `read_envelope` and `read_operation`. None: it is too large, or something is wrong, and those
-        say what.
+        Costs an eighth of `read_envelope` and `read_operations`. None: it is too large, has more than `most`
+        operations, or something is wrong, and those say what.
         """
         if len(body) > self.sizes.whole and (len(body) > self.sizes.plain or b"json" in body or b"patch" in body):
             return None
         try:
             whole = self._read_whole(body)
-            if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
+            if len(whole.ops) > most:
                 return None
+            yield
+            if self._doubles.may_be(body, whole):
+                return None
+            operations: list[OfOneKey] = []
             documents: list[bytes] = []
-            operations = [self._for_shard(op, batch, documents) for op in whole.ops]
+            for begin in range(0, len(whole.ops), PORTION):
+                yield
+                operations += [self._for_shard(op, batch, documents) for op in whole.ops[begin : begin + PORTION]]
             return None if duplicate_names.may_be_in_json(documents) else (operations, whole.atomic is True)
         except (BadRequest, *_UNREADABLE):
             return None
@@ -480,7 +488,7 @@ JSON: Final = Format(
     batch_answers.JSON,
     duplicate_names.JSON,
     explain_unreadable,
-    Sizes(64 << 10, 64 << 10, 256 << 10, 64 << 10),
+    Sizes(256 << 10, 64 << 10, 256 << 10, 64 << 10),
     json_scan.find_members,
     _document_of_json,
     json_scan.sample_of_kind,
@@ -496,7 +504,7 @@ MESSAGE_PACK: Final = Format(
     batch_answers.MESSAGE_PACK,
     duplicate_names.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off",
-    Sizes(64 << 10, 16 << 10, 16 << 10, 4 << 10),
+    Sizes(256 << 10, 16 << 10, 16 << 10, 4 << 10),
     msgpack_scan.find_members,
     _document_of_msgpack,
     msgpack_scan.sample_of_kind,

@@ -13,7 +13,8 @@ from msgspec import Raw
 from kvserver.access.grants import EVERYTHING, NOTHING, Grants
 from kvserver.api import batches, query
 from kvserver.api.batch_answers import Late, Result
-from kvserver.api.batches import Format, Sizes
+from kvserver.api.batches import PORTION, Format, Sizes
+from kvserver.api.scan.steps import run_at_once
 from kvserver.api.times import rfc3339
 from kvserver.http import compression, idempotency
 from kvserver.http.idempotency import RequestMark
@@ -43,7 +44,6 @@ from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
     PATCHED_BYTES,
-    SMALL_OPS,
     AtomicBatch,
     Delete,
     Done,
@@ -69,8 +69,6 @@ _CHANGES: Final = frozenset((Put, Delete, Touch, Incr))
 """Operations whose answers are small."""
 _SMALL_GETS: Final = 64 << 10
 """Bytes of values up to which gets are answered by the hot path."""
-_PORTION: Final = 500
-"""Operations that are read before other requests get their turn."""
 _SMALL: Final = 128 << 10
 """Bytes of values up to which an answer is made in one go."""
 _RESULT_BYTES: Final = 160
@@ -94,21 +92,22 @@ class SmallBatchRoad:
         """Return the answer, or what waits for it; None, with nothing done, if the batch has to take the ordinary
         path."""
         format = _FORMATS.get(content_type)
-        read = None if format is None else format.read_small(body, 0)
-        if format is None or read is None or read[1] or not 0 < len(read[0]) <= SMALL_OPS:
+        read = None if format is None else run_at_once(format.read_whole(body, 0, MESSAGE_OPS))
+        if format is None or read is None or read[1] or not read[0]:
             return None
         operations, kinds = read[0], set(map(type, read[0]))
         answer = BatchAnswer(format, grants, self._context, quota, False)
         if not answer.asks_all and any(map(answer.find_refusal, operations)):
+            return None
+        may_be_large = kinds == {Get} or len(operations) * _RESULT_BYTES >= LARGE_ANSWER
+        if may_be_large and self._context.load.answers_full(quota):
             return None
         if kinds == {Get}:
             return self._answer_gets(operations, answer, content_type)
         return self._execute(operations, answer, content_type) if kinds <= _CHANGES else None
 
     def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer | None:
-        """Answer from the maps; None if the values are not small, or too much waits for clients."""
-        if self._context.load.answers_full(answer.quota):
-            return None
+        """Answer from the maps; None if the values are not small."""
         replies = self._store.look_up(operations, _SMALL_GETS)
         if replies is None:
             return None
@@ -255,7 +254,7 @@ def _format(req: Request) -> tuple[str, Format]:
 async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
     """Read the operations in `body`, and whether they are atomic. `most`: bytes of a value. Raises `BadRequest`."""
     number = secrets.randbits(64)
-    whole = format.read_small(body, number)
+    whole = await run_in_turns(format.read_whole(body, number))
     if whole is not None:
         return whole
     envelope = await run_in_turns(format.read_envelope(body))
@@ -275,7 +274,7 @@ def _divide_operations(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
     size = 0
     for raw in raws:
         length = len(memoryview(raw))
-        if portion and (len(portion) >= _PORTION or size + length > sizes.portion or length > sizes.single):
+        if portion and (len(portion) >= PORTION or size + length > sizes.portion or length > sizes.single):
             yield portion
             portion, size = [], 0
         portion.append(raw)

@@ -15,6 +15,7 @@ from kvserver.web.eager import run_eagerly
 from kvserver.web.encoding import encode_body
 from kvserver.web.hot.hot_request import HotRequest
 from kvserver.web.limits.charge import Charge
+from kvserver.web.limits.load import LARGE_ANSWER
 from shards.wire.errors import KVError
 
 log = logging.getLogger("kvserver.web.http")
@@ -111,9 +112,10 @@ class LaterAnswer:
             self._send(answer.with_coding(coding, body) if coding else answer)
 
     def _send(self, answer: Answer) -> None:
-        """Write the answer. If the client has left or the worker stops, an exchange does what is to be done then."""
+        """Write the answer. If it is large, the client has left, or the worker stops, an exchange does what is to be
+        done then."""
         request = self._request
-        if self.disconnected or request.connection.context.load.stopping:
+        if self.disconnected or request.connection.context.load.stopping or len(answer.body) >= LARGE_ANSWER:
             request.become_exchange(self._charge, self.disconnected).give(answer)
             return
         request.write_answer(answer)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api.batches import JSON, MESSAGE_PACK, Format
+from kvserver.api.batches import JSON, MESSAGE_PACK, PORTION, Format
 from kvserver.api.scan.steps import run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import OfOneKey
@@ -75,9 +75,9 @@ def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | Non
 @given(st.lists(operations(), max_size=4), st.sampled_from([{}, {"atomic": True}, {"atomic": 1}, {"more": 1}]))
 def test_a_small_batch_is_read_as_a_large_one_is(ops: list[dict[str, Any]], rest: dict[str, Any]) -> None:
     body = msgspec.json.encode({"ops": ops} | rest)
-    assert JSON.read_small(body, 9) == one_by_one(JSON, body)
+    assert run_at_once(JSON.read_whole(body, 9)) == one_by_one(JSON, body)
     packed = msgspec.msgpack.encode({"ops": [in_messagepack(op) for op in ops]} | rest)
-    assert MESSAGE_PACK.read_small(packed, 9) == one_by_one(MESSAGE_PACK, packed)
+    assert run_at_once(MESSAGE_PACK.read_whole(packed, 9)) == one_by_one(MESSAGE_PACK, packed)
 
 
 def in_messagepack(op: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,19 @@ def test_a_large_operation_is_read_in_steps_as_in_one_go(rest: dict[str, Any]) -
     "body", [b"", b"{", b"[]", b'{"ops":{}}', b'{"ops":[1]}', b'{"ops":[{"op":"get","key":"\xff"}]}']
 )
 def test_what_is_no_batch_is_none_in_one_go_either(body: bytes) -> None:
-    assert JSON.read_small(body, 9) is one_by_one(JSON, body) is None
+    assert run_at_once(JSON.read_whole(body, 9)) is one_by_one(JSON, body) is None
+
+
+def test_a_batch_of_several_portions_is_read_as_one_by_one() -> None:
+    for format, value in ((JSON, "v" * 100), (MESSAGE_PACK, b"v" * 100)):
+        ops = [{"op": "put", "key": f"k{number}", "value": value} for number in range(2 * PORTION + 1)]
+        body = format.encode({"ops": ops, "atomic": True})
+        found = run_at_once(format.read_whole(body, 9))
+        assert found == one_by_one(format, body) and found is not None and len(found[0]) == len(ops)
+        assert run_at_once(format.read_whole(body, 9, len(ops))) == found
+        assert run_at_once(format.read_whole(body, 9, len(ops) - 1)) is None
+        body = format.encode({"ops": [*ops, {"op": "get", "key": ""}]})
+        assert run_at_once(format.read_whole(body, 9)) is one_by_one(format, body) is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import MESSAGE_PACK
+from kvserver.api.scan.steps import run_at_once
 from kvserver.api.times import parse_rfc3339
 from kvserver.rest.pages import describe_item
 from kvserver.transfer.records import (
@@ -41,7 +42,7 @@ def test_what_was_stored_is_stored_again(key: str, value: bytes, content_type: s
     assert line.count(b"\n") == 1
     # An item of a list is as good a line as one of an export.
     for text in (line, listed):
-        (put,), atomic = MESSAGE_PACK.read_small(body_of([read_record(1, text)]), 9) or ([], True)
+        (put,), atomic = run_at_once(MESSAGE_PACK.read_whole(body_of([read_record(1, text)]), 9)) or ([], True)
         assert isinstance(put, Put) and not atomic
         assert (put.key, put.value, put.expires_ms) == (key.encode(), value, expires_ms)
         assert put.content_type == (content_type or "application/octet-stream")
@@ -118,7 +119,7 @@ def test_a_full_batch_is_read_in_one_go(size: int) -> None:
     batch = next(group_into_batches(record(number, f"k{number:08d}", size) for number in range(2000)))
     body = body_of(batch.records)
     assert len(body) <= MESSAGE_PACK.sizes.plain
-    operations, _ = MESSAGE_PACK.read_small(body, 9) or ([], True)
+    operations, _ = run_at_once(MESSAGE_PACK.read_whole(body, 9)) or ([], True)
     assert len(operations) == len(batch.records)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvserver.access.tokens import publish_tokens
 from kvserver.store.pending import Pending
+from shards.wire.protocol import MESSAGE_OPS
 from tests import effort
 from tests.api.kvserver.web.hot.test_hotpath import MAX_VALUE, Roads, get, put, roads, same, token
 from tests.api.site import Site, running_site
@@ -62,6 +63,9 @@ TAKEN = [
     batch(*[op("get", f"k{number}") for number in range(128)], fields=("Accept-Encoding: deflate",)),
     batch(*[op("put", f"k{number}", value="v" * 400) for number in range(100)], fields=("Accept-Encoding: gzip",)),
     batch(*[op("get", f"k{number}") for number in range(100)], fields=("Accept-Encoding: zstd",)),
+    batch(*[op("get", f"k{number}") for number in range(MESSAGE_OPS)]),
+    packed(*[op("put", f"k{number}", value=b"v") for number in range(MESSAGE_OPS)]),
+    packed(*[op("put", f"k{number}", value=b"v", if_revision=1) for number in range(MESSAGE_OPS)]),  # a large answer
 ]
 LEFT = [
     batch(),
@@ -72,7 +76,7 @@ LEFT = [
     batch(op("put", value="x"), fields=("Idempotency-Key: k",)),
     batch(op("get"), fields=("Content-Encoding: gzip",)),
     batch(op("get"), fields=(JSON,)),
-    batch(*[op("get", f"k{number}") for number in range(129)]),
+    batch(*[op("get", f"k{number}") for number in range(MESSAGE_OPS + 1)]),
     batch(op("put", value="x"), op("put", key="", value="x")),
     batch(op("put", value="x"), {"op": "nothing"}),
     batch(op("put", value="x", json=1)),
