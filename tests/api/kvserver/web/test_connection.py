@@ -8,6 +8,7 @@ import socket
 
 from kvserver.http.head_rules import MOST_HEADERS
 from kvserver.settings import ServerSettings
+from kvserver.web.connection import HttpConnection
 from kvserver.web.limits.load import MOST_BYTES, MOST_DROPPED, MOST_IN_FLIGHT
 from kvserver.web.ports import ARRIVAL_S, DROP_BYTES, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from tests.api.kvserver.web.checks import (
@@ -67,6 +68,23 @@ async def test_one_client_with_many_requests_does_not_keep_others_waiting(web: W
     for _ in range(2000):
         assert (await many.answer()).status == 200
     assert (await many.ask(b"Host: a\r\n\r\n")).status == 200
+
+
+@scenario
+async def test_a_large_body_gives_way_to_others(web: Web) -> None:
+    """However much of it has come already: the event loop reads on as long as it is not told otherwise."""
+    client, size = await web.connect(), 4 << 20
+    await client.send(request("POST", "/v1/batch", "Content-Type: application/json", body=b" " * size)[:-size])
+    await web.until(lambda: [each for each in web.context.connections if each.has_pending_input])
+    connection = next(each for each in web.context.connections if each.has_pending_input)
+    assert isinstance(connection, HttpConnection)
+    taken = 0
+    while not connection.flow.read_paused:
+        connection.data_received(b" " * (64 << 10))  # as the event loop does
+        taken += 64 << 10
+    assert taken <= 2 << 20
+    await client.send(b" " * (size - taken))
+    assert (await client.answer()).status == 400
 
 
 @scenario
