@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
@@ -26,7 +27,7 @@ from kvserver.rest import bodies
 from kvserver.rest.turns import join_in_turns, run_in_turns
 from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
-from kvserver.web.context import WorkerContext
+from kvserver.web.context import LateAnswer, MakeAnswer, WorkerContext
 from kvserver.web.limits.address_quotas import Quota
 from kvserver.web.limits.load import LARGE_ANSWER
 from shards.wire.errors import (
@@ -86,11 +87,8 @@ class SmallBatchRoad:
     def __init__(self, store: StoreClient, context: WorkerContext) -> None:
         self._store, self._context = store, context
 
-    def take(
-        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None
-    ) -> Answer | Awaitable[Answer] | None:
-        """Return the answer, or what waits for it; None, with nothing done, if the batch has to take the ordinary
-        path."""
+    def take(self, content_type: str, body: bytes, grants: Grants, quota: Quota | None) -> Answer | LateAnswer | None:
+        """Return the answer, or what gets it; None, with nothing done, if the batch has to take the ordinary path."""
         format = _FORMATS.get(content_type)
         read = None if format is None else run_at_once(format.read_whole(body, 0, MESSAGE_OPS))
         if format is None or read is None or read[1] or not read[0]:
@@ -104,7 +102,7 @@ class SmallBatchRoad:
             return None
         if kinds == {Get}:
             return self._answer_gets(operations, answer, content_type)
-        return self._execute(operations, answer, content_type) if kinds <= _CHANGES else None
+        return partial(self._execute, operations, answer, content_type) if kinds <= _CHANGES else None
 
     def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer | None:
         """Answer from the maps; None if the values are not small."""
@@ -114,9 +112,16 @@ class SmallBatchRoad:
         answer.add_all(operations, replies)
         return answer.give_whole(content_type)
 
-    async def _execute(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer:
-        answer.add_all(operations, await self._store.execute(operations))
-        return answer.give_whole(content_type)
+    def _execute(
+        self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str, give: Callable[[MakeAnswer], None]
+    ) -> None:
+        """Execute `operations`; when they are done, call `give` with what makes the answer."""
+
+        def make_answer(replies: list[Reply]) -> Answer:
+            answer.add_all(operations, replies)
+            return answer.give_whole(content_type)
+
+        self._store.execute_changes(operations, lambda replies: give(partial(make_answer, replies)))
 
 
 class BatchResource:

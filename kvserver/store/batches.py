@@ -66,21 +66,33 @@ class BatchRun:
         self._replies: list[Reply] = [_INTERNAL] * len(operations)
         self._unsent: dict[int, deque[tuple[Sequence[int], int]]] = {}  # by shard: portions, with their bytes
         self._busy = 0  # shards that have portions unanswered
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finish: Callable[[], None]
 
     async def execute(self) -> list[Reply]:
         """Execute the operations, and return their replies; an error is a `Failed`. Raises what `on_bytes` raises."""
         unanswered: Sequence[int] = range(len(self._operations))
         if Get in map(type, self._operations):
             unanswered = await self._answer_gets()
-        for shard, indices, size in divide_into_messages(self._operations, unanswered, self._links.count):
-            self._unsent.setdefault(shard, deque()).append((indices, size))
-        self._busy = len(self._unsent)
+        if unanswered:
+            finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._send(unanswered, partial(_settle, finished))
+            await finished
+        return self._replies
+
+    def start(self, deliver: Callable[[list[Reply]], None]) -> None:
+        """Do what `execute` does with at least one operation, none of them a get, and call `deliver` with the replies.
+
+        For small batches: a task that waits costs more than all else.
+        """
+        self._send(range(len(self._operations)), partial(deliver, self._replies))
+
+    def _send(self, indices: Sequence[int], finish: Callable[[], None]) -> None:
+        """Send the operations at `indices` to their shards; call `finish` when all are answered."""
+        for shard, own, size in divide_into_messages(self._operations, indices, self._links.count):
+            self._unsent.setdefault(shard, deque()).append((own, size))
+        self._busy, self._finish = len(self._unsent), finish
         for shard in list(self._unsent):
             self._send_next(shard)
-        if self._unsent:
-            await self._finished
-        return self._replies
 
     async def _answer_gets(self) -> list[int]:
         """Answer the gets that the maps can answer; return the indices of all other operations.
@@ -116,8 +128,8 @@ class BatchRun:
         unsent = self._unsent[shard]
         if not unsent:
             self._busy -= 1
-            if not self._busy and not self._finished.done():  # done: the caller was cancelled
-                self._finished.set_result(None)
+            if not self._busy:
+                self._finish()
             return
         indices, size = unsent.popleft()
         operations = [self._operations[index] for index in indices]
@@ -135,6 +147,11 @@ class BatchRun:
         for index, reply in zip(indices, answers, strict=True):
             self._replies[index] = reply
         self._send_next(shard)
+
+
+def _settle(finished: asyncio.Future[None]) -> None:
+    if not finished.done():  # else the caller was cancelled
+        finished.set_result(None)
 
 
 def divide_into_messages(

@@ -218,6 +218,17 @@ class StoreClient:
         self._report_all(operations, replies, end)
         return replies
 
+    def execute_changes(self, operations: Sequence[OfOneKey], deliver: Callable[[list[Reply]], None]) -> None:
+        """Do what `execute` does with at least one operation, none of them a get, and call `deliver` with the
+        replies."""
+        end = self.board.last_revision()
+
+        def report(replies: list[Reply]) -> None:
+            self._report_all(operations, replies, end)
+            deliver(replies)
+
+        BatchRun(self.board, self.links, self.maps, operations).start(report)
+
     async def execute_atomic(self, operations: list[OfOneKey]) -> Results:
         """Execute all of the operations, whose keys have one slot, or none. Raises `KVError`."""
         end = self.board.last_revision()

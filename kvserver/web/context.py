@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from email.utils import formatdate
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -35,14 +35,17 @@ class FastPath(Protocol):
         ...
 
 
+MakeAnswer = Callable[[], Answer]
+LateAnswer = Callable[[Callable[[MakeAnswer], None]], None]
+"""Begins what an answer waits for, and calls its argument, once, with what makes the answer, as soon as that can be
+made."""
+
+
 class SmallBatches(Protocol):
     """Executes small batches: see `rest.batch`."""
 
-    def take(
-        self, content_type: str, body: bytes, grants: Grants, quota: Quota | None
-    ) -> Answer | Awaitable[Answer] | None:
-        """Return the answer, or what waits for it; None, with nothing done, if the batch has to take the
-        ordinary path."""
+    def take(self, content_type: str, body: bytes, grants: Grants, quota: Quota | None) -> Answer | LateAnswer | None:
+        """Return the answer, or what gets it; None, with nothing done, if the batch has to take the ordinary path."""
         ...
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from typing import Final
 
 from kvserver.access.grants import EVERYTHING, Grants
 from kvserver.http import compression
 from kvserver.one_key.answers import Answer
-from kvserver.web.context import WorkerContext
+from kvserver.web.context import LateAnswer, MakeAnswer, WorkerContext
 from kvserver.web.eager import run_eagerly
 from kvserver.web.encoding import encode_body
 from kvserver.web.hot.hot_request import HotRequest
@@ -65,11 +64,7 @@ def _answer(request: HotRequest, grants: Grants | None, answer: Answer) -> None:
         request.write_answer(answer)
         request.connection.finish_read()
     else:
-        LaterAnswer(request, grants).start(_give(answer))
-
-
-async def _give(answer: Answer) -> Answer:
-    return answer
+        LaterAnswer(request, grants).start(lambda give: give(lambda: answer))
 
 
 class LaterAnswer:
@@ -88,28 +83,40 @@ class LaterAnswer:
         self._charge.hold_bytes(request.fields.length)
         self._charge.begin(load.find_quotas(quota, grants))
 
-    def start(self, work: Awaitable[Answer]) -> None:
-        """Give the answer that `work` makes, in the coding that the client accepts; at once if it need not wait."""
-        connection = self._request.connection
-        connection.answering = self
-        run_eagerly(connection.loop, connection.context.tasks, self._run(work))
+    def start(self, begin: LateAnswer) -> None:
+        """Give the answer that `begin` gets, in the coding that the client accepts."""
+        self._request.connection.answering = self
+        begin(self._give)
 
-    async def _run(self, work: Awaitable[Answer]) -> None:
+    def _give(self, make_answer: MakeAnswer) -> None:
+        fields, connection = self._request.fields, self._request.connection
+        try:
+            answer = make_answer()
+        except Exception as error:
+            self._give_up(error)
+            return
+        if compression.choose_for(fields.accept_encoding, answer.coded_type or "", len(answer.body)) is None:
+            self._send(answer)
+        else:
+            run_eagerly(connection.loop, connection.context.tasks, self._give_coded(answer))
+
+    async def _give_coded(self, answer: Answer) -> None:
         request = self._request
         try:
-            answer = await work
             coding, body = await encode_body(request.fields.accept_encoding, answer.body, answer.coded_type or "")
-        except KVError as error:
-            request.become_exchange(self._charge, self.disconnected).answer_error(error)
         except asyncio.CancelledError:
             request.connection.flow.reset()
             self._charge.release()
             raise
         except Exception as error:
-            log.error("%s %r failed", request.method, request.path, exc_info=error)
-            request.become_exchange(self._charge, self.disconnected).answer_error(KVError())
+            self._give_up(error)
         else:
             self._send(answer.with_coding(coding, body) if coding else answer)
+
+    def _give_up(self, error: Exception) -> None:
+        """Answer that the server has failed."""
+        log.error("%s %r failed", self._request.method, self._request.path, exc_info=error)
+        self._request.become_exchange(self._charge, self.disconnected).answer_error(KVError())
 
     def _send(self, answer: Answer) -> None:
         """Write the answer. If it is large, the client has left, or the worker stops, an exchange does what is to be
