@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from kvserver.rest import bodies
 from kvserver.rest.turns import join_in_turns, run_in_turns
 from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
-from kvserver.web.context import LateAnswer, MakeAnswer, WorkerContext
+from kvserver.web.context import LateAnswer, WorkerContext
 from kvserver.web.limits.address_quotas import Quota
 from kvserver.web.limits.load import LARGE_ANSWER
 from shards.wire.errors import (
@@ -66,8 +66,8 @@ from shards.wire.protocol import (
 JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _FORMATS: Final = {JSON: batches.JSON} | dict.fromkeys(MESSAGE_PACK, batches.MESSAGE_PACK)
-_CHANGES: Final = frozenset((Put, Delete, Touch, Incr))
-"""Operations whose answers are small."""
+_TAKEN: Final = frozenset((Get, Put, Delete, Touch, Incr))
+"""Operations of the hot path. The answers of all but gets are small."""
 _SMALL_GETS: Final = 64 << 10
 """Bytes of values up to which gets are answered by the hot path."""
 _SMALL: Final = 128 << 10
@@ -79,7 +79,7 @@ _PART: Final = 256 << 10
 
 
 class SmallBatchRoad:
-    """Executes small batches for the hot path: gets alone, or puts, deletes, touches and increments, each on its own.
+    """Executes small batches for the hot path: gets, puts, deletes, touches and increments, each on its own.
 
     Everything else is left to `BatchResource`.
     """
@@ -97,31 +97,35 @@ class SmallBatchRoad:
         answer = BatchAnswer(format, grants, self._context, quota, False)
         if not answer.asks_all and any(map(answer.find_refusal, operations)):
             return None
-        may_be_large = kinds == {Get} or len(operations) * _RESULT_BYTES >= LARGE_ANSWER
-        if may_be_large and self._context.load.answers_full(quota):
+        gets = [op for op in operations if type(op) is Get] if Get in kinds else []
+        may_be_large = gets or len(operations) * _RESULT_BYTES >= LARGE_ANSWER
+        if not kinds <= _TAKEN or (may_be_large and self._context.load.answers_full(quota)):
             return None
-        if kinds == {Get}:
-            return self._answer_gets(operations, answer, content_type)
-        return partial(self._execute, operations, answer, content_type) if kinds <= _CHANGES else None
-
-    def _answer_gets(self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str) -> Answer | None:
-        """Answer from the maps; None if the values are not small."""
-        replies = self._store.look_up(operations, _SMALL_GETS)
-        if replies is None:
-            return None
-        answer.add_all(operations, replies)
-        return answer.give_whole(content_type)
+        return self._execute(operations, gets, answer, content_type)
 
     def _execute(
-        self, operations: list[OfOneKey], answer: BatchAnswer, content_type: str, give: Callable[[MakeAnswer], None]
-    ) -> None:
-        """Execute `operations`; when they are done, call `give` with what makes the answer."""
+        self, operations: list[OfOneKey], gets: Sequence[OfOneKey], answer: BatchAnswer, content_type: str
+    ) -> Answer | LateAnswer | None:
+        """Answer `gets` from the maps, and have shards do the other `operations`.
 
-        def make_answer(replies: list[Reply]) -> Answer:
+        None, with nothing done, if the values are not small, or the shards alone know some: those of changed keys.
+        """
+        changes = [op for op in operations if type(op) is not Get] if gets else operations
+        if gets and changes and not {op.key for op in gets}.isdisjoint([op.key for op in changes]):
+            return None
+        found = self._store.look_up(gets, _SMALL_GETS) if gets else []
+        if found is None:
+            return None
+
+        def make_answer(done: list[Reply]) -> Answer:
+            of_gets, of_changes = iter(found), iter(done)
+            replies = [next(of_gets if type(op) is Get else of_changes) for op in operations] if gets else done
             answer.add_all(operations, replies)
             return answer.give_whole(content_type)
 
-        self._store.execute_changes(operations, lambda replies: give(partial(make_answer, replies)))
+        if not changes:
+            return make_answer([])
+        return lambda give: self._store.execute_changes(changes, lambda done: give(partial(make_answer, done)))
 
 
 class BatchResource:

@@ -25,8 +25,8 @@ LINE_BYTES: Final = 256 << 20
 """Longest line in bytes: the largest value with every byte escaped."""
 BATCH_RECORDS: Final = 1000
 BATCH_BYTES: Final = 56 << 10
-"""Limits of a batch, the latter of its lines; a single larger record forms its own batch. A server reads a batch of up
-to 64 KiB in one go: larger ones cost it three times as much for each record."""
+"""Limits of a batch, the latter of its lines; a single larger record forms its own batch. A server takes a batch of
+up to 64 KiB on its hot path."""
 
 
 class LineError(Exception):

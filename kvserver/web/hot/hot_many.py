@@ -114,9 +114,12 @@ class LaterAnswer:
             self._send(answer.with_coding(coding, body) if coding else answer)
 
     def _give_up(self, error: Exception) -> None:
-        """Answer that the server has failed."""
-        log.error("%s %r failed", self._request.method, self._request.path, exc_info=error)
-        self._request.become_exchange(self._charge, self.disconnected).answer_error(KVError())
+        """Answer with `error`; if it is a fault of the server, log it and answer that there is one."""
+        request = self._request
+        if not isinstance(error, KVError):
+            log.error("%s %r failed", request.method, request.path, exc_info=error)
+            error = KVError()
+        request.become_exchange(self._charge, self.disconnected).answer_error(error)
 
     def _send(self, answer: Answer) -> None:
         """Write the answer. If it is large, the client has left, or the worker stops, an exchange does what is to be

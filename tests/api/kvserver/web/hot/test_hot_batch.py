@@ -52,6 +52,8 @@ TAKEN = [
     batch(op("delete", "b"), op("delete", "b"), op("delete", "absent")),
     packed(op("put", value=b"\0\xff"), op("incr", "n"), op("delete", "c")),
     packed(op("get"), op("get", "n"), op("get", "no"), kind="Content-Type: application/msgpack"),
+    batch(op("get"), op("put", "e", value="x"), op("get", "d"), op("delete", "f"), op("get", "absent"), op("get")),
+    packed(op("incr", "o"), op("get", if_revision=1), op("get", "n"), op("put", "e", value=b"y", if_revision=1)),
     batch(op("get"), atomic=False),
     batch(op("get"), fields=("Accept-Encoding: identity",)),
     batch(op("get"), fields=("Origin: http://page",)),
@@ -70,6 +72,8 @@ TAKEN = [
 LEFT = [
     batch(),
     batch(op("put", value="x"), op("get")),
+    batch(op("get"), op("put", value="x")),
+    batch(op("put", "b", value="x"), op("get", "large")),
     batch(op("patch", "c", patch={"m": 2})),
     batch(op("put", value="x"), atomic=True),
     batch(op("get"), fields=("Idempotency-Key: k",)),
