@@ -329,7 +329,8 @@ class Following:
 
     def _follow(self, effect: Effect) -> None:
         """Do what a message says, and note it."""
-        self.membership.observe(effect, read_clocks())
+        clocks = read_clocks()
+        self.membership.observe(effect, clocks)
         ticket = self.proposer.observe(effect, time.monotonic())
         offset_ms = effect.time_ms - boot_ms(clocks)
         is_fresh = ticket is not None and ticket == self._expiry
