@@ -19,7 +19,7 @@ from tests.system.harness import Server, wait_for
 from tests.system.test_linearizable import GROUPS, Client, Lost, RepeatingClient
 
 BETWEEN = 40
-FAULT_S = 90.0
+FAULT_S = 120.0
 
 Event = tuple[str, str, int, Any]
 """Operation, key, revision, value."""
@@ -155,6 +155,15 @@ class Crowd:
         before, count = self.answered(among), times * self._between
         names = " ".join(machine.name for machine in among)
         wait_for(lambda: self.answered(among) > before + count, f"{count} answers on {names}", FAULT_S)
+
+    def wait_for_each(self) -> None:
+        """Wait until the clients on each machine have got further answers."""
+        before = [(machine, self.answered([machine])) for machine in self._machines.all]
+        wait_for(
+            lambda: all(self.answered([machine]) > count + self._between for machine, count in before),
+            f"{self._between} answers on each",
+            FAULT_S,
+        )
 
     @contextlib.contextmanager
     def in_the_dark(self) -> Iterator[None]:

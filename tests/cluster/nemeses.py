@@ -59,12 +59,6 @@ def cables(machines: Machines, among: Sequence[Machine], from_it: Conditions, to
             machines.network.heal(machine.name)
 
 
-def each_goes_on(machines: Machines, crowd: Crowd) -> None:
-    """Wait until every machine has answered more."""
-    for machine in machines.all:
-        crowd.wait_for_more([machine])
-
-
 def throttle_one(machines: Machines, crowd: Crowd, chance: Random) -> None:
     """Have one machine send slowly, and lose what is too much."""
     with cables(machines, [chance.choice(machines.all)], Conditions(kbit=512), Conditions()):
@@ -75,21 +69,21 @@ def delay_all(machines: Machines, crowd: Crowd, chance: Random) -> None:
     """Have every frame between two machines take 50 ms, 20 more or less."""
     half = Conditions(delay_s=0.025, jitter_s=0.010)  # each crosses two cables
     with cables(machines, machines.all, half, half):
-        each_goes_on(machines, crowd)
+        crowd.wait_for_each()
 
 
 def lose_frames(machines: Machines, crowd: Crowd, chance: Random) -> None:
     """Lose one frame in twenty between any two machines."""
     half = Conditions(loss=0.025)
     with cables(machines, machines.all, half, half):
-        each_goes_on(machines, crowd)
+        crowd.wait_for_each()
 
 
 def move_one_far_away(machines: Machines, crowd: Crowd, chance: Random) -> None:
     """Have every frame to and from one machine take 150 ms."""
     far = Conditions(delay_s=0.150, jitter_s=0.010)
     with cables(machines, [chance.choice(machines.all)], far, far):
-        each_goes_on(machines, crowd)
+        crowd.wait_for_each()
 
 
 def stall(machines: Machines, crowd: Crowd, machine: Machine, pids: Sequence[int]) -> None:
@@ -194,15 +188,15 @@ def set_clocks_apart(machines: Machines, crowd: Crowd, chance: Random) -> None:
             clocks[machine.name].set_ahead(seconds)
         wait_for(lambda: min(map(difference, machines.all)) > 3000, "they say that they differ", FAULT_S)
         wait_for(lambda: all(machine.ask(puts_for_a_second) for machine in machines.all), "keys that expire", FAULT_S)
-        each_goes_on(machines, crowd)
+        crowd.wait_for_each()
         wait_for(lambda: all(machine.ask(is_empty) for machine in machines.all), "their end", FAULT_S)
         clocks[ahead.name].set_ahead(-3600)
-        each_goes_on(machines, crowd)
+        crowd.wait_for_each()
     finally:
         for clock in clocks.values():
             clock.set_ahead(0)
     wait_for(lambda: max(map(difference, machines.all)) < 5, "they say that they are right", FAULT_S)
-    each_goes_on(machines, crowd)
+    crowd.wait_for_each()
 
 
 def puts_for_a_second(server: Server) -> bool:
