@@ -1,7 +1,7 @@
 """The long form: whatever may happen to machines and cables, at random, one after the other, for half an hour.
 
-`python -m tests.cluster.storm` prints the seed of its schedule, `--seed N` repeats that. Needs root, iproute2,
-util-linux, xfsprogs and gcc. After every few faults all that anybody was told is judged, and the store emptied.
+`python -m tests.cluster.storm` prints the seed of its schedule, `--seed N` repeats that. After every few faults all
+that anybody was told is judged, and the store emptied. Needs root, iproute2, util-linux, e2fsprogs, xfsprogs and gcc.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import pytest
 
 from tests.cluster import nemeses
 from tests.cluster.clocks import require_compiler
-from tests.cluster.crowd import Crowd
+from tests.cluster.crowd import FAULT_S, Crowd
 from tests.cluster.disks import require_disks
 from tests.cluster.network import require_namespaces
 from tests.cluster.whole_machines import Machines, whole_machines
+from tests.system.harness import Server, wait_for
 
 _IN_A_CHAPTER = 8
 """Faults between two judgements."""
@@ -45,8 +46,7 @@ def play(machines: Machines, seed: int, until: float, only: list[str]) -> None:
     """Let faults happen until it is late, and judge."""
     happens, number = schedule(seed), count(1)
     while time.monotonic() < until:
-        with machines["a"].surroundings.network.inside("a"), machines["a"].client() as client:
-            client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
+        wait_for(lambda: machines["a"].ask(empties), "an empty store", FAULT_S)
         with Crowd(machines, seed, _BETWEEN) as crowd:
             for _ in range(_IN_A_CHAPTER):
                 crowd.wait_for_more(machines.all)
@@ -66,6 +66,12 @@ def play(machines: Machines, seed: int, until: float, only: list[str]) -> None:
         unknown = sum(not request.answers for request in crowd.history)
         say(f"{len(crowd.history)} requests, {unknown} of them without an answer: true of one store")
         seed += 1
+
+
+def empties(server: Server) -> bool:
+    """Remove all keys; false: it was not answered."""
+    with server.client() as client:
+        return client.delete("/v1/kv", params={"all": "true"}).is_success
 
 
 def save(crowd: Crowd) -> Path:
