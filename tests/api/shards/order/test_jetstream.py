@@ -372,7 +372,7 @@ def test_a_server_without_a_leader_may_be_behind_and_says_nothing_of_the_end(sit
     try:
         wait_for(lambda: "leader" not in site.stream_cluster(), "answer of a server without a leader")
         with pytest.raises(OrderUnreachable, match="no leader"):
-            order.open(1 << 40, None)
+            order.open_within(1 << 40, None, 15)
     finally:
         for engine in gone:
             engine.start()
