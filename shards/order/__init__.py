@@ -11,7 +11,6 @@ agree without a leader of ours.
 - `history`: hashes of the history, and who is in the minority. Pure.
 - `jetstream`: the order on NATS JetStream, as the shard has it.
 - `link`: what the shard and the process that speaks to NATS say to each other. Pure.
-- `jetstream_child`: that process.
-- `engine`: its connection to the servers of NATS.
+- `carrier`: that process.
 - `stream`: what JetStream says of a stream, what must be true of it, and its messages in their sequence. Pure.
 """

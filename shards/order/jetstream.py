@@ -1,6 +1,6 @@
 """The order of a cluster on NATS JetStream: the side of it that is in the shard.
 
-All that knows NATS is in a process of its own, `shards.order.jetstream_child`, on the other end of two Unix sockets: so
+All that knows NATS is in a process of its own, `shards.order.carrier`, on the other end of two Unix sockets: so
 the shard's loop stays one thread that blocks on nothing. Tidings have a socket of their own, since what they are for
 must not wait behind megabytes of messages. If that process dies and comes again, following goes on behind the last
 message that was taken.

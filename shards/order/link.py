@@ -1,4 +1,4 @@
-"""What a shard and its `jetstream_child` say to each other over Unix stream sockets. Pure; this is the specification.
+"""What a shard and its `carrier` say to each other over Unix stream sockets. Pure; this is the specification.
 
 Each frame is its length, u32 little endian, and a MessagePack array that starts with its tag. There are two
 connections: one for the order, which begins with Open, and one for tidings, which begins with Listen. So tidings wait

@@ -26,7 +26,7 @@ def command(engines: Engines, run_dir: Path, node: str, *options: str) -> list[s
     place = NODES.index(node) % len(engines.servers)
     urls = engines.urls[place:] + engines.urls[:place]
     arguments = ["--run-dir", str(run_dir), "--node", node, "--servers", ",".join(urls), *options]
-    return [sys.executable, "-m", "shards.order.jetstream_child", *arguments]
+    return [sys.executable, "-m", "shards.order.carrier", *arguments]
 
 
 def create_stream(engines: Engines, run_dir: Path, *options: str) -> subprocess.CompletedProcess[bytes]:

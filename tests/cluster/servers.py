@@ -56,7 +56,7 @@ def create_order(engines: Engines, limits: dict[str, int] | None = None, max_byt
             *(
                 sys.executable,
                 "-m",
-                "shards.order.jetstream_child",
+                "shards.order.carrier",
                 "--create",
                 "3",
                 "--max-bytes",

@@ -52,7 +52,7 @@ def stutter_shard(servers: Servers, at: int) -> None:
 def kill_order_child(servers: Servers, at: int) -> None:
     """Kill the process that carries the order for a machine."""
     server = servers.all[at]
-    pids = [pid for pid in children_of(server.status()["supervisor"]["pid"]) if "jetstream_child" in command_of(pid)]
+    pids = [pid for pid in children_of(server.status()["supervisor"]["pid"]) if "order.carrier" in command_of(pid)]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 

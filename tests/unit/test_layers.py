@@ -277,7 +277,7 @@ def test_zmq_is_imported_at_the_ends_of_the_wire_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_nats_is_known_to_the_process_that_carries_the_order_alone(name: str) -> None:
-    if name not in ("shards.order.engine", "shards.order.jetstream_child"):
+    if not within(name, "shards.order.carrier"):
         assert "nats" not in {top(module) for module in imports(MODULES[name])}
 
 

@@ -37,7 +37,7 @@ def order_argv(setup: ClusterSetup, settings: ServerSettings, run_dir: Path) -> 
         "--log-format": settings.log_format,
     }
     given = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
-    return [sys.executable, "-m", "shards.order.jetstream_child", *given]
+    return [sys.executable, "-m", "shards.order.carrier", *given]
 
 
 def is_answering(address: str) -> bool:

@@ -27,7 +27,7 @@ from kvserver.serve.cluster.files import ClusterSetup, find_binary
 from kvserver.serve.cluster.processes import is_answering
 from shards.host.process import PARENT_VARIABLE
 from shards.order import stream
-from shards.order.engine import read_flushing
+from shards.order.carrier.engine import read_flushing
 from tests.cluster.engines import wait_for
 
 STARTS = 20

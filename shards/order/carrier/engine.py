@@ -1,4 +1,4 @@
-"""The connection to the servers of NATS: with `jetstream_child` the only user of NATS."""
+"""The connection to the servers of NATS."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from nats.aio.msg import Msg
 from shards.order import stream
 from shards.order.order import Message
 
+WATCH_S: Final = 1.0
+"""Between two looks at what the servers say, and two attempts to reach them."""
 _REQUEST_S: Final = 1.0
 _REPORT_S: Final = 5.0
 
@@ -60,6 +62,16 @@ class Engine:
             user=secrets[0] if secrets else None,
             password=secrets[2] if secrets else None,
         )
+
+    async def keep_connecting(self) -> None:
+        """Connect, however often that has to be tried."""
+        while True:
+            try:
+                await self.connect()
+                return
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                log.warning("the engine cannot be reached yet: %s", error or type(error).__name__)
+                await asyncio.sleep(WATCH_S)
 
     async def _note_error(self, error: Exception) -> None:
         self._last_error = str(error) or type(error).__name__
