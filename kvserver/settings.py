@@ -53,13 +53,13 @@ def _parse_networks(text: str) -> str:
     return text
 
 
-_NODE = re.compile(r"[a-z0-9-]{1,32}")
+_NODE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _SERVER = re.compile(r"nats://[^\s,@/]+")
 
 
 def _parse_node(text: str) -> str:
     if not _NODE.fullmatch(text):
-        raise ValueError("expected 1 to 32 of the characters a-z, 0-9 and -")
+        raise ValueError("expected 1 to 32 of the characters a-z, 0-9 and -, and no - at the front")
     return text
 
 

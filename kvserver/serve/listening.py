@@ -35,6 +35,8 @@ _DROP_NEW = struct.pack(
 _SO_ATTACH_FILTER = 26
 _TCP_INFO_UNACKED = struct.Struct("24xI")  # for a listening socket: connections not accepted yet
 
+_BACKLOG = 2048
+
 METRICS_FD_VARIABLE = "KVSERVER_METRICS_FD"
 """Environment variable with the descriptor of the exporter's listening socket."""
 
@@ -58,7 +60,9 @@ class Listeners:
     """The TCP listeners, bound before any slow step.
 
     The supervisor keeps them open for its whole life, so that clients can connect while the processes that accept are
-    restarted. The supervisor itself never accepts.
+    restarted. The supervisor itself never accepts. Clients of a server alone may come before it has read its log, and
+    wait. A machine of a cluster may wait for others for as long as it takes: until `listen` it refuses them, so that
+    they go to another machine.
 
     Attributes:
         rest, feed: None if the server does not listen there.
@@ -76,7 +80,20 @@ class Listeners:
             self.metrics = stack.enter_context(
                 bind_listener(settings.metrics_host, settings.metrics_port, "metrics_port", "metrics_host")
             )
+            if settings.cluster is None:
+                self.listen()
             stack.pop_all()
+
+    def listen(self) -> None:
+        """Let clients connect. Raises `ListenError` if another process has listened there first."""
+        for listener, setting in ((self.rest, "port"), (self.feed, "feed_port"), (self.metrics, "metrics_port")):
+            if listener is None:
+                continue
+            try:
+                listener.listen(_BACKLOG)
+            except OSError as error:
+                host, port = listener.getsockname()[:2]
+                raise ListenError(_explain_bind_error(error, host, port, setting, "host")) from None
 
     @property
     def client_facing(self) -> list[socket.socket]:
@@ -90,7 +107,7 @@ class Listeners:
 
 
 def bind_listener(host: str, port: int, setting: str, host_setting: str = "host") -> socket.socket:
-    """Return a listening TCP socket; port 0 picks a free port.
+    """Return a bound TCP socket, which does not listen yet; port 0 picks a free port.
 
     Raises `ListenError`, which names the options of `setting` and `host_setting`.
     """
@@ -100,7 +117,6 @@ def bind_listener(host: str, port: int, setting: str, host_setting: str = "host"
         # Allows a port with connections in TIME_WAIT, but does not share it with a living listener.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
     except OSError as error:
         listener.close()
         raise ListenError(_explain_bind_error(error, host, port, setting, host_setting)) from None

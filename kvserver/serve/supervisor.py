@@ -422,6 +422,7 @@ def _serve_store(
     settings: ServerSettings, listeners: Listeners, with_terminal: bool, setup: ClusterSetup | None
 ) -> int:
     with Store(settings) as store:
+        listeners.listen()
         signals = Signals(with_terminal)
         try:
             try:

@@ -37,6 +37,8 @@ from shards.order.order import NotDurable, OrderError, OrderLost, OrderTrimmed, 
 
 SOCKET_NAME: Final = "order.sock"
 """The file of the socket, in the run directory."""
+NO_ANSWER: Final = 2
+"""Exit status of the other end where it was to make the stream, and the servers did not answer; 1: it was refused."""
 MOST_FRAME_BYTES: Final = 16 << 20
 _LENGTH = struct.Struct("<I")
 

@@ -24,6 +24,7 @@ from kvserver.settings import ServerSettings
 from shards.host.logs import print_error
 from shards.host.process import PARENT_VARIABLE
 from shards.log.epoch import first_revision, new_epoch
+from shards.order.link import NO_ANSWER
 from shards.order.messages import encode_init, init_of
 
 HELP = """Begin the order of a new cluster, once. Its servers wait for that.
@@ -63,7 +64,7 @@ def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -
     for problem in find_silent(setup.machines):
         print_error(f"waiting for {problem}: start its server, with the same --cluster and --cluster-secret")
     status = create_order(setup, settings, names, max_bytes)
-    if status:
+    if status == NO_ANSWER:
         for problem in find_silent(setup.machines):
             print_error(f"there was no way to {problem}")
         exit_with(
@@ -72,6 +73,8 @@ def begin_order(nodes: str | None, max_bytes: int | None, **given: str | None) -
             if setup.machines
             else "the order was not made; what went wrong is above"
         )
+    if status:
+        exit_with("the order was not made, for the reason above")
     print_error(f"the order of {', '.join(sorted(names))} has begun; servers that wait for it go on now")
 
 

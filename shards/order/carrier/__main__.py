@@ -25,7 +25,7 @@ from shards.order.carrier.engine import Engine
 from shards.order.carrier.follow import Follow
 from shards.order.carrier.frames import prepend_frame, read_frames
 from shards.order.carrier.tidings import Carry, Namesake
-from shards.order.order import OrderError
+from shards.order.order import OrderError, OrderUnreachable
 
 log = logging.getLogger("order")
 
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(work)
     except OrderError as error:
         log.critical("%s", error)
-        return 1
+        return link.NO_ANSWER if isinstance(error, OrderUnreachable) else 1
     return 0
 
 

@@ -213,6 +213,7 @@ def test_a_machine_of_a_cluster_has_a_name_and_one_shard() -> None:
         ({"node": "d", "cluster": THREE}, "--node is d, but --cluster names a, b, c"),
         ({"node": "A", "cluster": THREE}, "expected 1 to 32 of the characters a-z, 0-9 and -"),
         ({"node": "x" * 33, "cluster": THREE}, "expected 1 to 32"),
+        ({"node": "-a", "cluster": THREE}, "no - at the front"),
         ({"node": "a", "cluster": "10.0.0.1"}, "expected machines such as a=10.0.0.1"),
         ({"node": "a", "cluster": "a=10.0.0.1,a=10.0.0.2"}, "each machine once"),
         ({"node": "a", "cluster": "a="}, "expected machines such as"),

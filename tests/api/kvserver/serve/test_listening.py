@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kvserver.serve import listening
+from kvserver.serve.listening import ListenError, Listeners
+from kvserver.settings import ServerSettings
 from tests.system.harness import wait_for
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     with listening.bind_listener(request.param, 0, "port") as made:
+        made.listen()
         yield made
+
+
+def test_a_machine_of_a_cluster_refuses_clients_until_it_can_serve_them(tmp_path: Path) -> None:
+    machines = "a=127.0.0.1:4222,b=127.0.0.1:4322,c=127.0.0.1:4422"
+    alone = ServerSettings(data_dir=tmp_path, port=0, metrics_port=0)
+    listeners = Listeners(replace(alone, node="a", cluster=machines, shards=1, cluster_secret=tmp_path / "secret"))
+    try:
+        assert listeners.rest is not None
+        for listener in (listeners.rest, listeners.metrics):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(listener.getsockname(), 5)
+        first = Listeners(replace(alone, port=listeners.rest.getsockname()[1]))
+        with pytest.raises(ListenError, match=r"is taken: choose another with --port"):
+            listeners.listen()
+        first.close()
+        listeners.listen()
+        socket.create_connection(listeners.rest.getsockname(), 5).close()
+    finally:
+        listeners.close()
 
 
 def test_who_is_connected_is_let_in_and_nobody_else(listener: socket.socket) -> None:

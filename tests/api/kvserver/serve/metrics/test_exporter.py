@@ -32,7 +32,9 @@ def new_server() -> Iterator[NewServer]:
         for collector in collectors:
             registry.register(collector)
         Gauge("answer", "To everything.", registry=registry).set(42)
-        server = MetricsServer(listening.bind_listener("127.0.0.1", 0, "metrics_port"), registry)
+        listener = listening.bind_listener("127.0.0.1", 0, "metrics_port")
+        listener.listen()
+        server = MetricsServer(listener, registry)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         started.append((server, thread))
         thread.start()
