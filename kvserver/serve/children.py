@@ -113,7 +113,7 @@ class Child:
 
     def start_process(self, now: float, cwd: Path) -> None:
         """Start the process. Its standard output goes to standard error, where logs belong. Raises `OSError`."""
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             self.argv,
             env=dict(self.environ),
             pass_fds=self.pass_fds,
@@ -122,7 +122,12 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=2,
         )
-        self.pid = self._group = self._process.pid
+        self.adopt_process(process, now)
+
+    def adopt_process(self, process: subprocess.Popen[bytes], now: float) -> None:
+        """Watch a process that leads a group of its own already, in place of one that `start_process` starts."""
+        self._process = process
+        self.pid = self._group = process.pid
         self.up, self._started_at = False, now
 
     def note_spawn_failure(self, now: float, error: OSError) -> None:

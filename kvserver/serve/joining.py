@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -28,14 +26,13 @@ import msgspec
 from msgspec import Meta
 
 from kvserver.serve.cluster import fetching
-from kvserver.serve.cluster.addresses import Machine
 from kvserver.serve.cluster.files import setup_of
-from kvserver.serve.cluster.processes import engine_argv, is_answering, order_argv
+from kvserver.serve.cluster.first_engine import FirstEngine, end_process, start_process
+from kvserver.serve.cluster.processes import order_argv
 from kvserver.settings import ServerSettings
 from shards.backup.archive import CLUSTER
 from shards.files import checksummed_json
 from shards.files.checksummed_json import Revision, StoreId, Words
-from shards.host.process import PARENT_VARIABLE
 from shards.order import link
 from shards.order.jetstream import JetStreamOrder
 from shards.order.messages import Init, UnknownLevel, decode_message
@@ -46,9 +43,6 @@ NAME: Final = CLUSTER
 _TRY_S: Final = 8.0  # for one attempt to open the order: the order's process says after 5 s what is wrong
 _SAY_S: Final = 10.0  # between messages that it is waited for
 _LOOK_S: Final = 0.05
-_ENGINE_S: Final = 20.0  # for which the engine may take to answer; then the order is waited for
-_ENGINE_ENDS_S: Final = 0.5  # within which an engine ends that cannot have its ports
-_END_S: Final = 10.0  # for which the engine may take to close its files
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +87,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | None:
+def find_origin(settings: ServerSettings, data_dir: Path | None, engine: FirstEngine) -> Origin | None:
     """Return what the cluster of `settings` agrees on, from the data directory, or, the first time, from the order.
 
-    May wait for the order. None: there is no cluster. Raises `CannotJoin`, `OSError`.
+    May wait for the order, and start `engine` for that. None: there is no cluster. Raises `CannotJoin`, `ClusterError`,
+    `OSError`.
     """
     kept = read_origin(data_dir) if data_dir is not None else None
     if settings.node is None:
@@ -109,17 +104,17 @@ def find_origin(settings: ServerSettings, data_dir: Path | None) -> Origin | Non
             )
         return None
     if data_dir is not None and (data_dir / fetching.DIRECTORY).exists():
-        kept = _fetch_store(settings, data_dir)
+        kept = _fetch_store(settings, data_dir, engine)
     if kept is None:
         if data_dir is not None and (data_dir / "manifest").exists():
             raise CannotJoin(
                 f"the store in {data_dir} was not made by a cluster, so it cannot be one of its machines: name an "
                 "empty --data-dir, and copy the content with `kvserver export` and `kvserver import`"
             )
-        kept = _ask_order(settings)
+        kept = _ask_order(settings, engine)
         if data_dir is not None:
             if kept is None:
-                kept = _fetch_store(settings, data_dir)
+                kept = _fetch_store(settings, data_dir, engine)
             write_origin(kept, data_dir)
     assert kept is not None
     _check_names(settings, kept)
@@ -160,7 +155,7 @@ def write_origin(origin: Origin, data_dir: Path) -> None:
     checksummed_json.write(origin, data_dir / NAME, data_dir / (NAME + ".new"))
 
 
-def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
+def _fetch_store(settings: ServerSettings, data_dir: Path, engine: FirstEngine) -> Origin:
     """Make `data_dir` the store of another machine; return what that knew of the cluster.
 
     May be killed and called again. Raises `CannotJoin`, `OSError`.
@@ -168,7 +163,7 @@ def _fetch_store(settings: ServerSettings, data_dir: Path) -> Origin:
     log.warning("the order no longer has what this machine needs: it begins anew with the store of another machine")
     place = data_dir / fetching.DIRECTORY
     place.mkdir(mode=0o700, exist_ok=True)
-    with order_of(settings) as order:
+    with order_of(settings, engine) as order:
         identity = _open_at_the_end(order)
         try:
             fetching.fetch_store(order, data_dir)
@@ -192,10 +187,10 @@ def _open_at_the_end(order: JetStreamOrder) -> Identity:
         raise CannotJoin(str(error)) from None
 
 
-def _ask_order(settings: ServerSettings) -> Origin | None:
+def _ask_order(settings: ServerSettings, engine: FirstEngine) -> Origin | None:
     """Wait for the first message of the order; None: the order no longer has it. Raises `CannotJoin`."""
     awaited = "the order of the cluster, which `kvserver cluster init` begins, once, on one of the machines"
-    with order_of(settings) as order:
+    with order_of(settings, engine) as order:
         try:
             return _keep_trying(partial(_read_first, order), awaited)
         except OrderTrimmed:
@@ -231,53 +226,19 @@ def _read_first(order: JetStreamOrder) -> Origin:
 
 
 @contextlib.contextmanager
-def order_of(settings: ServerSettings) -> Iterator[JetStreamOrder]:
-    """Run the order's process beside a socket of its own, and the engine, for as long as the context lasts.
+def order_of(settings: ServerSettings, engine: FirstEngine | None = None) -> Iterator[JetStreamOrder]:
+    """Run the order's process beside a socket of its own for as long as the context lasts, and the engine: `engine`, or
+    one that ends with the context.
 
-    Raises `CannotJoin` if the engine does not start, `ClusterError`, `OSError`.
+    Raises `ClusterError`, also if the engine does not start, and `OSError`.
     """
     setup = setup_of(settings)
     assert setup is not None
     with ExitStack() as stack:
+        (engine or stack.enter_context(FirstEngine())).start(setup, settings)
         place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        if setup.own is not None:
-            _await_engine(_run(stack, engine_argv(setup, settings), signal.SIGTERM), setup.own)
-        _run(stack, order_argv(setup, settings, place), signal.SIGKILL)
+        stack.callback(end_process, start_process(order_argv(setup, settings, place)), signal.SIGKILL)
         order = JetStreamOrder(place / link.SOCKET_NAME)
         stack.callback(order.close)
         yield order
-
-
-def _await_engine(engine: subprocess.Popen[bytes], machine: Machine) -> None:
-    """Wait until the engine answers. Raises `CannotJoin` if it ends, as it does where another has one of its ports.
-
-    That other may answer in its place, so it has a moment to end in any case.
-    """
-    begun_at = time.monotonic()
-    while time.monotonic() < begun_at + _ENGINE_S:
-        if engine.poll() is not None:
-            raise CannotJoin(
-                f"the engine ended with exit status {engine.returncode}, its last line says why; it needs the ports "
-                f"{', '.join(map(str, machine.ports))} for itself"
-            )
-        if time.monotonic() > begun_at + _ENGINE_ENDS_S and is_answering(machine.monitor):
-            return
-        time.sleep(_LOOK_S)
-
-
-def _run(stack: ExitStack, argv: Sequence[str], last_signal: signal.Signals) -> subprocess.Popen[bytes]:
-    """Run a process until the stack is closed, and return it."""
-    environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
-    child = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
-    stack.callback(_end, child, last_signal)
-    return child
-
-
-def _end(child: subprocess.Popen[bytes], last_signal: signal.Signals) -> None:
-    child.send_signal(last_signal)
-    try:
-        child.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

@@ -23,6 +23,8 @@ from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish_tokens
 from kvserver.serve.bringup import Bringup, Run
 from kvserver.serve.cluster import fetching
+from kvserver.serve.cluster.files import ClusterError
+from kvserver.serve.cluster.first_engine import FirstEngine
 from kvserver.serve.joining import CannotJoin, Origin, find_origin
 from kvserver.serve.run_dir import RunDir, RunDirError
 from kvserver.serve.watch.housekeeping import Housekeeping
@@ -77,6 +79,7 @@ _EXPECTED = (
     OverflowError,
     TokenFileError,
     CannotJoin,
+    ClusterError,
 )
 
 
@@ -88,6 +91,7 @@ class Store:
         board: installed, so other processes can open it.
         map_dir: the map directory in use.
         snapshots: decides when a snapshot is due.
+        engine: of a machine of a cluster, if it had to run before the store could be made.
     """
 
     def __init__(self, given: ServerSettings) -> None:
@@ -95,6 +99,7 @@ class Store:
         self._given, self._finished = given, False
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
         with ExitStack() as stack, Sandbox() as apart:
+            self.engine = stack.enter_context(FirstEngine())
             try:
                 tokens = None if given.tokens is None else tokenfile.read_file(given.tokens)
                 self._take_directories(stack)
@@ -149,7 +154,7 @@ class Store:
         if data_dir is not None:
             make_data_dir(data_dir)
             stack.callback(os.close, take_store_lock(data_dir))
-        self._origin = find_origin(given, data_dir)
+        self._origin = find_origin(given, data_dir, self.engine)
         self._run_dir = run_dir_of(given)
         stack.callback(self._run_dir.close)
         self._manifest = load_manifest(data_dir, self._origin)

@@ -121,6 +121,8 @@ class Supervisor:
         self._children.add(self._specs.exporter())
         if setup is not None:
             for engine in self._specs.engine(setup):
+                if (running := store.engine.hand_over()) is not None:
+                    engine.adopt_process(running, time.monotonic())
                 self._children.add(engine)
             self._children.add(self._specs.order(setup))
         if settings.only is None:

@@ -6,6 +6,7 @@
 - `files`: the secret, and the files that engine and order are started with.
 - `ports`: whether the engine can have its addresses.
 - `processes`: the command lines of both.
+- `first_engine`: the engine of a machine that waits for its cluster.
 - `fetching`: fetches the store of another machine.
 - `run_engine`: starts nats-server in the place of its own process.
 """
