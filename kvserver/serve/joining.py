@@ -238,7 +238,7 @@ def order_of(settings: ServerSettings, engine: FirstEngine | None = None) -> Ite
         (engine or stack.enter_context(FirstEngine())).start(setup, settings)
         place = Path(tempfile.mkdtemp(prefix="kvserver-join-"))  # short: a socket lives there
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        stack.callback(end_process, start_process(order_argv(setup, settings, place)), signal.SIGKILL)
+        stack.callback(end_process, start_process(order_argv(setup, settings, place), settings), signal.SIGKILL)
         order = JetStreamOrder(place / link.SOCKET_NAME)
         stack.callback(order.close)
         yield order

@@ -154,9 +154,9 @@ class Store:
         if data_dir is not None:
             make_data_dir(data_dir)
             stack.callback(os.close, take_store_lock(data_dir))
-        self._origin = find_origin(given, data_dir, self.engine)
         self._run_dir = run_dir_of(given)
         stack.callback(self._run_dir.close)
+        self._origin = find_origin(replace(given, run_dir=self._run_dir.path), data_dir, self.engine)
         self._manifest = load_manifest(data_dir, self._origin)
         maps = choose_map_dir(given.map_dir, data_dir, self._manifest.store, self._manifest.snapshot_bytes)
         stack.callback(maps.leave if data_dir is not None else maps.remove)

@@ -77,6 +77,7 @@ def refuse_certificates(server: Server, authority: Authority, place: Path) -> No
 def test_an_engine_that_dies_is_started_again_and_an_order_that_is_lost_is_not_replaced() -> None:
     with own_engines() as servers:
         first = servers.all[0]
+        assert first.log().count("Starting nats-server") == 1, "the one that ran before the store was made runs on"
         before = engine_of(first)
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: engine_of(first) != before, "another engine", 30)

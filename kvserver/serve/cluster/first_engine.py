@@ -19,6 +19,7 @@ from kvserver.serve.cluster.files import ClusterError, ClusterSetup
 from kvserver.serve.cluster.processes import engine_argv, is_answering
 from kvserver.settings import ServerSettings
 from shards.host.process import PARENT_VARIABLE
+from shards.host.settings import to_environ
 
 _ANSWERS_S: Final = 20.0  # for which it may take to answer; then the order is waited for
 _ENDS_S: Final = 0.5  # within which an engine ends that cannot have its ports
@@ -47,7 +48,7 @@ class FirstEngine:
         Raises `ClusterError` if it ends, as it does where another process has one of its ports; `OSError`.
         """
         if setup.own is not None and self._process is None:
-            self._process = start_process(engine_argv(setup, settings))
+            self._process = start_process(engine_argv(setup, settings), settings)
             _await_answer(self._process, setup.own)
 
     def hand_over(self) -> subprocess.Popen[bytes] | None:
@@ -56,9 +57,12 @@ class FirstEngine:
         return process
 
 
-def start_process(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a process that leads a group of its own and ends with this one. Raises `OSError`."""
-    environ = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+def start_process(argv: Sequence[str], settings: ServerSettings) -> subprocess.Popen[bytes]:
+    """Start a process that leads a group of its own and ends with this one, as a server's children do.
+
+    Raises `OSError`.
+    """
+    environ = to_environ(settings, os.environ) | {PARENT_VARIABLE: str(os.getpid())}
     return subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, process_group=0)
 
 
