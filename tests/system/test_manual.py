@@ -34,7 +34,7 @@ ELSEWHERE: Final = {
     ".venv/bin/python -m tests.bench": "takes twenty minutes: test_the_benchmark_s_command_is_understood",
     "pip install '.[cluster]'": "installs: tests/cluster/test_demo.py runs the demonstration",
     "kvserver cluster reset": "needs an order that is lost: tests/cluster/test_life_lost.py runs it",
-    "kvserver cluster secret cluster.secret\nexport": "takes fixed ports: tests/cluster/test_by_hand.py runs it with others",
+    "kvserver cluster secret cluster.secret\nexport": "its ports are fixed: tests/cluster/test_by_hand.py has others",
 }
 """What cannot be run here, by its beginning, and what is done instead."""
 
