@@ -106,6 +106,7 @@ def find_origin(settings: ServerSettings, data_dir: Path | None, engine: FirstEn
     if data_dir is not None and (data_dir / fetching.DIRECTORY).exists():
         kept = _fetch_store(settings, data_dir, engine)
     if kept is None:
+        _require_own_name(settings)
         if data_dir is not None and (data_dir / "manifest").exists():
             raise CannotJoin(
                 f"the store in {data_dir} was not made by a cluster, so it cannot be one of its machines: name an "
@@ -133,6 +134,22 @@ def _check_names(settings: ServerSettings, origin: Origin) -> None:
     named = [machine.name for machine in setup.machines] if setup is not None else []
     if named and set(named) != set(origin.nodes):
         raise CannotJoin(f"--cluster names {', '.join(named)}, but the machines of this cluster are {names}: {remedy}")
+
+
+def _require_own_name(settings: ServerSettings) -> None:
+    """Check that no other machine works under this one's name, as far as others can be asked. Raises `CannotJoin`.
+
+    The engine must not run yet: of two engines with one name the others drop one, which may be that of the machine that
+    works.
+    """
+    setup = setup_of(settings)
+    if setup is None or setup.own is None or len(setup.servers) == 1:
+        return
+    with tempfile.TemporaryDirectory(prefix="kvserver-join-") as place:
+        argv = order_argv(setup, settings, Path(place))
+        argv += ["--servers", ",".join(setup.servers[1:]), "--look-for-namesake", "--log-level", "error"]
+        if start_process(argv, settings).wait() == 1:
+            raise CannotJoin(f"stop the machine that works as {settings.node}, or give this one its own --node")
 
 
 def read_origin(data_dir: Path) -> Origin | None:

@@ -269,7 +269,7 @@ class Board:
         board._made_here = locks.try_acquire_for_life(fd, _SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
-        board.order.lease_until = 0 if facts.node and facts.reads == "linear" else NONE
+        board.order.lease_until = 0 if facts.node else NONE
         board.header.behind = facts.started_steady_ms - facts.started_ms + _BIAS
         return board
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shards.host.board import NONE, Board
+from shards.host.board import Board
 from shards.keys.budget import Starved
 from shards.log.appender import LogAppender
 from shards.log.records import OrderPosition
@@ -307,7 +307,7 @@ class Following:
     def close(self) -> None:
         """Stop following."""
         self._donor.drop()
-        self._board.order.lease_until = 0 if self._is_linear else NONE
+        self._board.order.lease_until = 0
         self.order.close()
 
     # Parts of a turn.
@@ -418,9 +418,8 @@ class Following:
         member = state.members.get(self._node)
         words.entered = member.entered if member else 0
         words.members = _bits(state.nodes, state.members)
-        if self._is_linear:
-            until = self.membership.lease_until
-            words.lease_wall_until, words.lease_until = int(until.real_s * _NS), int(until.boot_s * _NS)
+        until = self.membership.lease_until
+        words.lease_wall_until, words.lease_until = int(until.real_s * _NS), int(until.boot_s * _NS)
 
 
 def _bits(nodes: Sequence[str], named: Collection[str]) -> int:

@@ -11,17 +11,19 @@ import ssl
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvserver.client import Client
+from kvserver.commands.cluster.demo import free_ports
 from kvserver.serve.cluster.addresses import MONITOR_OFFSET
 from kvserver.serve.cluster.engine_config import Tls
 from tests.cluster.certificates import Authority, settings_of
 from tests.cluster.engine_of import engine_of
-from tests.cluster.own_engines import own_engines
+from tests.cluster.own_engines import OwnEngines, own_engines
 from tests.system.harness import Server, wait_for
 from tests.system.kvserver.commands.programs import program, run
 
@@ -78,6 +80,7 @@ def test_an_engine_that_dies_is_started_again_and_an_order_that_is_lost_is_not_r
     with own_engines() as servers:
         first = servers.all[0]
         assert first.log().count("Starting nats-server") == 1, "the one that ran before the store was made runs on"
+        refuse_namesake(servers)
         before = engine_of(first)
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: engine_of(first) != before, "another engine", 30)
@@ -97,6 +100,22 @@ def test_an_engine_that_dies_is_started_again_and_an_order_that_is_lost_is_not_r
         assert run(None, "restore", str(backup), "--data-dir", str(alone)).returncode == 0
         with Server(alone) as rescued, Client(rescued.url) as kv:
             assert {item.key for item in kv.scan("kept/")} == {f"kept/{number}" for number in range(100)}
+
+
+def refuse_namesake(servers: OwnEngines) -> None:
+    """Check that a new server with the name of a machine that works does not start, and does that one no harm."""
+    place = [*servers.machines]
+    place[0] = replace(place[0], port=next(iter(free_ports())))
+    options = servers.options("a")
+    options[options.index("--cluster") + 1] = ",".join(f"{machine.name}={machine.address}" for machine in place)
+    twin = Server(servers.secret.parent / "twin", *options, "--workers", "1")
+    try:
+        assert twin.spawn().wait(60) == 1
+        assert "another machine works under the name 'a'" in twin.log() and "stop the machine" in twin.log()
+    finally:
+        twin.close()
+    with Client(servers.all[0].url) as kv:
+        kv.put("kept", "by the first")
 
 
 def test_a_port_that_another_has_is_said_at_once(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ _MAX_BYTES = click.Option(
     ["--max-bytes"],
     type=_Size(),
     metavar="BYTES",
-    help="What the stream keeps for machines that were away; older messages are dropped. Default: 8 GiB.",
+    help="What the stream keeps for machines that were away; older messages are dropped. Default: 8GiB.",
 )
 _INIT = (
     click.Option(["--nodes"], metavar="NAMES", help="Machines, with commas, where the engines run already."),

@@ -3,6 +3,8 @@
 It keeps nothing: when it starts anew, the shard says where it is. It follows for nobody while another process speaks
 under the name of this machine: that one would have to stop.
 
+`--look-for-namesake` only finds out whether another one does, and ends with 1 if so.
+
 `--create N` makes the stream, with N replicas and the first message that standard input holds, and ends. With
 `--first S` it replaces the stream by an empty one whose first message will have the sequence S.
 """
@@ -16,7 +18,9 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Final, cast
+
+import nats.errors
 
 from shards.host import logs, process
 from shards.order import link, stream
@@ -26,6 +30,8 @@ from shards.order.carrier.follow import Follow
 from shards.order.carrier.frames import prepend_frame, read_frames
 from shards.order.carrier.tidings import Carry, Namesake
 from shards.order.order import OrderError, OrderUnreachable
+
+_FIND_S: Final = 1.5  # for which an engine may take to answer who looks for a namesake
 
 log = logging.getLogger("order")
 
@@ -72,6 +78,21 @@ async def serve(options: argparse.Namespace) -> None:
     await engine.close()
 
 
+async def look_for_namesake(options: argparse.Namespace) -> None:
+    """Find out whether another process works under this machine's name; nobody does as far as nobody can be asked.
+
+    Raises `OrderError` if one does.
+    """
+    engine = Engine(options)
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        async with asyncio.timeout(_FIND_S):
+            await engine.connect()
+        namesake = Namesake(engine, options.node)
+        await namesake.listen()
+        await namesake.check()
+    await engine.close()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shards.order.carrier", description=__doc__)
     parser.add_argument("--run-dir", required=True, help="Where the socket is made.")
@@ -85,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--create", type=int, default=0, metavar="N", help="Make the stream, and end.")
     parser.add_argument("--first", type=int, default=1, metavar="S", help="Replace the stream by an empty one.")
     parser.add_argument("--max-bytes", type=int, default=stream.MAX_BYTES, help="Of the stream to be made.")
+    parser.add_argument("--look-for-namesake", action="store_true", help="Is another one of this name there? And end.")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text", choices=logs.FORMATS)
     return parser
@@ -97,9 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
     process.die_with_starter()
     logs.configure_logging(options.log_level, "order", options.log_format)
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of how connections with TLS end
-    work: Any = create(options) if options.create else serve(options)
+    do = create if options.create else look_for_namesake if options.look_for_namesake else serve
     try:
-        asyncio.run(work)
+        asyncio.run(do(options))
     except OrderError as error:
         log.critical("%s", error)
         return link.NO_ANSWER if isinstance(error, OrderUnreachable) else 1

@@ -25,18 +25,19 @@ class Namesake:
 
     def __init__(self, engine: Engine, node: str) -> None:
         self._engine, self._node = engine, node
-        self._since = 0.0
         self._first = self._last = float("-inf")  # when it was heard, of a time without a pause
 
     async def listen(self) -> None:
-        """Begin to listen, for as long as the connection to the engine lasts."""
+        """Begin to listen."""
         await self._engine.client.subscribe(f"{stream.TELL}.{self._node}", cb=self._note)
-        self._since = asyncio.get_running_loop().time()
 
     async def check(self) -> None:
-        """Wait until it would have been heard. Raises `OrderError` if it was for a while, and goes on."""
+        """Wait until it would have been heard. Raises `OrderError` if it was for a while, and goes on.
+
+        To be called when the order is there: who listens at an engine that has lost the others hears nobody.
+        """
         time = asyncio.get_running_loop().time
-        await asyncio.sleep(self._since + NAMESAKE_S - time())
+        await asyncio.sleep(NAMESAKE_S)
         last = self._last
         if last < time() - NAMESAKE_S or last - self._first < _NAMESAKE_SPAN_S:
             return
