@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator
 
 from kvserver.settings import ServerSettings
 from shards.host.settings import SettingError, option_name
@@ -80,20 +81,29 @@ class Listeners:
             self.metrics = stack.enter_context(
                 bind_listener(settings.metrics_host, settings.metrics_port, "metrics_port", "metrics_host")
             )
+            self._guards: list[socket.socket] = []
             if settings.cluster is None:
                 self.listen()
+            else:
+                self._guards += [stack.enter_context(_guard(*row)) for row in self._rows()]
             stack.pop_all()
 
     def listen(self) -> None:
         """Let clients connect. Raises `ListenError` if another process has listened there first."""
-        for listener, setting in ((self.rest, "port"), (self.feed, "feed_port"), (self.metrics, "metrics_port")):
-            if listener is None:
-                continue
+        for listener, setting in self._rows():
             try:
                 listener.listen(_BACKLOG)
             except OSError as error:
                 host, port = listener.getsockname()[:2]
                 raise ListenError(_explain_bind_error(error, host, port, setting, "host")) from None
+        while self._guards:
+            self._guards.pop().close()
+
+    def _rows(self) -> Iterator[tuple[socket.socket, str]]:
+        """Yield the listeners, each with the setting that chooses its port."""
+        for listener, setting in ((self.rest, "port"), (self.feed, "feed_port"), (self.metrics, "metrics_port")):
+            if listener is not None:
+                yield listener, setting
 
     @property
     def client_facing(self) -> list[socket.socket]:
@@ -102,7 +112,7 @@ class Listeners:
 
     def close(self) -> None:
         """Close all listeners. New connections are refused once the workers have closed theirs as well."""
-        for listener in (*self.client_facing, self.metrics):
+        for listener in (*self.client_facing, self.metrics, *self._guards):
             listener.close()
 
 
@@ -121,6 +131,22 @@ def bind_listener(host: str, port: int, setting: str, host_setting: str = "host"
         listener.close()
         raise ListenError(_explain_bind_error(error, host, port, setting, host_setting)) from None
     return listener
+
+
+def _guard(listener: socket.socket, setting: str) -> socket.socket:
+    """Keep servers that do not listen yet from one port: TCP lets several bind it until one listens.
+
+    Returns a socket whose abstract name, which is of a network namespace as ports are, has host and port of `listener`.
+    Raises `ListenError`.
+    """
+    guard = socket.socket(socket.AF_UNIX)
+    try:
+        guard.bind(f"\0kvserver {url_address(listener)}")
+    except OSError as error:
+        guard.close()
+        host, port = listener.getsockname()[:2]
+        raise ListenError(_explain_bind_error(error, host, port, setting, "host")) from None
+    return guard
 
 
 def _explain_bind_error(error: OSError, host: str, port: int, setting: str, host_setting: str) -> str:

@@ -29,9 +29,17 @@ def get(server: Server, path: str) -> httpx.Response:
         return client.get(path, headers={"Accept": "application/json"})
 
 
+def is_ready(server: Server) -> bool:
+    """Whether it serves, and has caught up. One that waits for its cluster does not listen yet."""
+    try:
+        return get(server, "/health/ready").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
 def until_ready(*servers: Server) -> None:
     for server in servers:
-        wait_for(lambda server=server: get(server, "/health/ready").status_code == 200, "it is ready", PATIENCE_S)
+        wait_for(lambda server=server: is_ready(server), "it is ready", PATIENCE_S)
 
 
 def cluster_of(server: Server) -> dict[str, Any]:

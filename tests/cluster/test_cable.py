@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -107,9 +108,13 @@ def test_datagrams_between_machines_are_late_and_lost_as_was_said() -> None:
         network.shape("a", Conditions(loss=0.5), Conditions())
         for number in range(200):
             a.send(b"%d" % number)
-        network.heal("a")
-        a.send(b"last")
-        assert 50 < len(arrived(b, b"last")) < 150
+        came: list[bytes] = []
+        b.settimeout(0.2)
+        while b"last" not in came:  # what comes before it is all that comes
+            a.send(b"last")
+            with contextlib.suppress(TimeoutError):
+                came.append(b.recv(2000))
+        assert 50 < len(came) < 150
 
 
 def test_a_cable_that_is_cut_lets_nothing_through() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from tests.cluster.histories import until_ready
 from tests.cluster.servers import EPOCH, FIRST, Servers
 from tests.system import feeds
 from tests.system.harness import Server, wait_for
@@ -23,10 +24,6 @@ def get(server: Server, path: str, **headers: str) -> httpx.Response:
 def put(server: Server, key: str, value: str, **headers: str) -> httpx.Response:
     with server.client() as client:
         return client.put(f"/v1/kv/{key}", content=value, headers=headers).raise_for_status()
-
-
-def until_ready(server: Server) -> None:
-    wait_for(lambda: get(server, "/health/ready").status_code == 200, "it is in the cluster", 60)
 
 
 def cluster_of(server: Server) -> dict[str, Any]:

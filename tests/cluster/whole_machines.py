@@ -21,6 +21,7 @@ from kvserver.serve.cluster.files import setup_of
 from kvserver.settings import ServerSettings
 from tests.cluster.clocks import WallClock
 from tests.cluster.disks import Disks
+from tests.cluster.histories import is_ready
 from tests.cluster.network import Network
 from tests.system.harness import Server, wait_for
 
@@ -102,8 +103,7 @@ class Machine(Server):
         """Whether it serves, and has caught up."""
 
         def question(server: Server) -> bool:
-            with server.client() as client:
-                return client.get("/health/ready").status_code == 200
+            return is_ready(server)
 
         return self.ask(question)
 

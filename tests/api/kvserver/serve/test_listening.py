@@ -25,13 +25,17 @@ def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
 def test_a_machine_of_a_cluster_refuses_clients_until_it_can_serve_them(tmp_path: Path) -> None:
     machines = "a=127.0.0.1:4222,b=127.0.0.1:4322,c=127.0.0.1:4422"
     alone = ServerSettings(data_dir=tmp_path, port=0, metrics_port=0)
-    listeners = Listeners(replace(alone, node="a", cluster=machines, shards=1, cluster_secret=tmp_path / "secret"))
+    waiting = replace(alone, node="a", cluster=machines, shards=1, cluster_secret=tmp_path / "secret")
+    listeners = Listeners(waiting)
     try:
         assert listeners.rest is not None
         for listener in (listeners.rest, listeners.metrics):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(listener.getsockname(), 5)
-        first = Listeners(replace(alone, port=listeners.rest.getsockname()[1]))
+        port = listeners.rest.getsockname()[1]
+        with pytest.raises(ListenError, match=r"is taken: choose another with --port"):
+            Listeners(replace(waiting, port=port))
+        first = Listeners(replace(alone, port=port))
         with pytest.raises(ListenError, match=r"is taken: choose another with --port"):
             listeners.listen()
         first.close()
