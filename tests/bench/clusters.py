@@ -26,7 +26,7 @@ from shards.order import stream
 from tests.bench import client, machine, programs
 from tests.bench.contenders import Contender, Etcd, Process, Programs, free_port
 from tests.bench.publishers import Account
-from tests.cluster.own_engines import NODES, OwnEngines
+from tests.cluster.own_engines import NODES, OwnEngines, on_one_address
 from tests.system.harness import Server, wait_for
 
 _STREAM_BYTES: Final = 1 << 30
@@ -81,7 +81,7 @@ class Cluster(Contender, Several):
 
     def start(self) -> None:
         self._place.mkdir()
-        made = OwnEngines(self._place, reads=self._reads)
+        made = OwnEngines(self._place, on_one_address(), ("--reads", self._reads))
         self.servers, self._machines = made.all, made.machines
         for server in self.servers:
             server.tracebacks_expected = True  # they are killed
