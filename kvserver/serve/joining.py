@@ -106,12 +106,12 @@ def find_origin(settings: ServerSettings, data_dir: Path | None, engine: FirstEn
     if data_dir is not None and (data_dir / fetching.DIRECTORY).exists():
         kept = _fetch_store(settings, data_dir, engine)
     if kept is None:
-        _require_own_name(settings)
         if data_dir is not None and (data_dir / "manifest").exists():
             raise CannotJoin(
                 f"the store in {data_dir} was not made by a cluster, so it cannot be one of its machines: name an "
                 "empty --data-dir, and copy the content with `kvserver export` and `kvserver import`"
             )
+        _require_own_name(settings)
         kept = _ask_order(settings, engine)
         if data_dir is not None:
             if kept is None:

@@ -94,8 +94,7 @@ class Listeners:
             try:
                 listener.listen(_BACKLOG)
             except OSError as error:
-                host, port = listener.getsockname()[:2]
-                raise ListenError(_explain_bind_error(error, host, port, setting, "host")) from None
+                raise _refused(error, listener, setting) from None
         while self._guards:
             self._guards.pop().close()
 
@@ -144,9 +143,14 @@ def _guard(listener: socket.socket, setting: str) -> socket.socket:
         guard.bind(f"\0kvserver {url_address(listener)}")
     except OSError as error:
         guard.close()
-        host, port = listener.getsockname()[:2]
-        raise ListenError(_explain_bind_error(error, host, port, setting, "host")) from None
+        raise _refused(error, listener, setting) from None
     return guard
+
+
+def _refused(error: OSError, listener: socket.socket, setting: str) -> ListenError:
+    """Return the error of a bound `listener` that may not listen, whose port `setting` has chosen."""
+    host, port = listener.getsockname()[:2]
+    return ListenError(_explain_bind_error(error, host, port, setting, "host"))
 
 
 def _explain_bind_error(error: OSError, host: str, port: int, setting: str, host_setting: str) -> str:

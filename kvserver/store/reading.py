@@ -72,7 +72,7 @@ class ReadingRule:
             return True
         board = self._board
         is_everywhere = board.watermark()[1] >= revision if revision else board.complete_revision() is not None
-        return is_everywhere and self._order.entered == self.membership and self._has_lease()
+        return is_everywhere and self._order.entered == self.membership and self._order.has_lease()
 
     async def settle(self, revision: int = 0, membership: int | None = None) -> None:
         """Wait until what was read may be shown: an item of `revision`; 0: that a key is absent, or a list.
@@ -101,13 +101,6 @@ class ReadingRule:
                 f"the header {MIN_REVISION} is {given!r}: expected a revision, as an ETag or KV-Revision has"
             )
         await self._wait_for(int(given), is_read=False)
-
-    def _has_lease(self) -> bool:
-        """Whether no other machine can have counted this one out by now."""
-        order = self._order
-        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= order.lease_until:
-            return False
-        return time.time_ns() < order.lease_wall_until
 
     def _is_over(self) -> bool:
         """Whether the lease ended so long ago that it is not worth waiting for the next one."""
@@ -146,7 +139,7 @@ class ReadingRule:
 
     def _is_settled(self, waiting: _Waiting, shown: int) -> bool:
         """Give a read its result, if it has one by now; return whether it has."""
-        if waiting.is_read and not self._has_lease():
+        if waiting.is_read and not self._order.has_lease():
             if not self._is_over():
                 return False
             why = self._board.read_stop() or "it has not heard of most of the cluster for two seconds"

@@ -282,6 +282,12 @@ class OrderWords(Row):
     resent = Word(13)  # messages that were sent again, since the shard's start
     skew_ms = Word(14)  # the largest difference of another machine's clock from this one's
 
+    def has_lease(self) -> bool:
+        """Whether no other machine can have counted this one out by now."""
+        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self.lease_until:
+            return False
+        return time.time_ns() < self.lease_wall_until
+
 
 class ExporterWords(Row):
     """The words of /metrics, in the header: its process writes `pid`, the supervisor the restarts."""

@@ -103,7 +103,7 @@ class Membership:
         self.node, self.session, self._level = node, session, level
         self.peers: dict[str, Health] = {}
         self.lease_until = NEVER
-        self._now = self._steady_since = self._started = now
+        self._now = self._started = now
         self._asked_at = NEVER
         self._listened_s = self._listens_from = 0.0  # in all; when this node last began to listen anew
         self._granted_to: dict[str, float] = {}  # what `_listened_s` was then, by node; an `In` counts

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.histories import until_ready
+from tests.cluster.histories import cluster_of, until_ready
 from tests.cluster.servers import EPOCH, FIRST, Servers
 from tests.system import feeds
 from tests.system.harness import Server, wait_for
@@ -24,11 +24,6 @@ def get(server: Server, path: str, **headers: str) -> httpx.Response:
 def put(server: Server, key: str, value: str, **headers: str) -> httpx.Response:
     with server.client() as client:
         return client.put(f"/v1/kv/{key}", content=value, headers=headers).raise_for_status()
-
-
-def cluster_of(server: Server) -> dict[str, Any]:
-    found: dict[str, Any] = server.status()["cluster"]
-    return found
 
 
 def test_what_one_machine_was_told_the_others_say(servers: Servers) -> None:

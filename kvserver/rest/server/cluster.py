@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from shards.host.board import Board
@@ -19,7 +18,7 @@ def describe_cluster(board: Board) -> dict[str, Any] | None:
         "node": facts.node,
         "reads": facts.reads,
         "member": words.entered > 0,
-        "current": is_current(board),
+        "current": words.has_lease(),
         "stopped": board.read_stop() or None,
         "nodes": [
             {"name": node, "member": bool(members >> index & 1), "reachable": bool(heard >> index & 1)}
@@ -36,13 +35,6 @@ def describe_cluster(board: Board) -> dict[str, Any] | None:
     }
 
 
-def is_current(board: Board) -> bool:
-    """Whether no other machine can have counted this one out: what it shows is what all have."""
-    words = board.order
-    is_leased = time.clock_gettime_ns(time.CLOCK_BOOTTIME) < words.lease_until
-    return is_leased and time.time_ns() < words.lease_wall_until
-
-
 def find_obstacle(board: Board) -> str | None:
     """Return why a machine of a cluster is not ready; None: it is, or there is no cluster."""
     if not board.facts.node:
@@ -51,6 +43,6 @@ def find_obstacle(board: Board) -> str | None:
         return f"this machine has stopped: {stopped}"
     if not board.order.entered:
         return "this machine is not in its cluster yet: it has not caught up, or most of the others are not there"
-    if board.facts.reads == "linear" and not is_current(board):
+    if board.facts.reads == "linear" and not board.order.has_lease():
         return "this machine has not heard of most of its cluster for a second"
     return None
